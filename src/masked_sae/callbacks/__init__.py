@@ -1,0 +1,1 @@
+"""What happens beside the training step: metrics, progress, checkpoints, orderly stops."""

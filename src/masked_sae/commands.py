@@ -1,0 +1,119 @@
+"""What the entry points share: one line instead of a traceback for a user's mistake, and typed configuration.
+
+Nothing heavy is imported here, so that `--help` stays fast.
+"""
+
+import difflib
+import errno
+import os
+import re
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from masked_sae.config import RunConfig
+from masked_sae.errors import InputError, NonFiniteError
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+_OURS = "MASKED_SAE_FULL_ERROR_SET"
+
+
+@contextmanager
+def clear_errors() -> Generator[None]:
+    """Ends the command with one line on stderr and a non-zero exit where the user made a mistake.
+
+    It stands around Hydra's own entry, for mistakes in composition, and inside it: Hydra adds lines of its own to
+    exceptions that reach it, but lets an exit pass.
+    """
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and not os.environ.get(_OURS)
+    os.environ["HYDRA_FULL_ERROR"] = os.environ[_OURS] = "1"  # exceptions reach us instead of Hydra's own report
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        line = explain(error)
+        if wants_trace or line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        mistaken = isinstance(error, (InputError, HydraException, OmegaConfBaseException))
+        sys.exit(BAD_INPUT if mistaken else FAILED)
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for errors that users can mend; None for those that only we can."""
+    if isinstance(error, (InputError, NonFiniteError)):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left while writing {error.filename or 'a file'} ({error.strerror}): free some and start again"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _explain_composition(error)
+    return None
+
+
+def _explain_composition(error: Exception) -> str:
+    text = " ".join(str(error.__cause__ or error).split())
+    both = " ".join(f"{error} {text}".split())
+    if key := re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+') full_key: (\S+)", text):
+        return _unknown_key(key[2])
+    if key := re.search(r"Could not override '([^']+)'", both):
+        return _unknown_key(key[1])
+    if key := re.search(
+        r"Could not find '([^']+)' Available options in '([^']+)': (.*?)(?: Config search path|$)", both
+    ):
+        *_, wanted = key[1].split("/")
+        options = ", ".join(option for option in key[3].split() if option != "base")
+        return f"{key[2]}={wanted}: expected one of {options}"
+    if key := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{key[1]}=???: expected a value: it has no default"
+    if key := re.search(r"Value '([^']*)'.* could not be converted to (\w+) full_key: (\S+)", text):
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(key[2], key[2])
+        return f"{key[3]}={key[1]}: expected {kind}"
+    return text
+
+
+def _unknown_key(key: str) -> str:
+    known = list(_keys(_structure()))
+    if key in known:
+        return f"{key}: expected a key of the chosen options; it belongs to another option of its group"
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    last = key.split(".")[-1]
+    near += [other for other in known if other.split(".")[-1] == last and other not in near]
+    hint = ", ".join(near[:3]) if near else "see python -m src.train --help"
+    return f"{key}: no such key; expected one of those in conf/ ({'near: ' if near else ''}{hint})"
+
+
+def _structure() -> Any:
+    return OmegaConf.structured(RunConfig)
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        path = f"{prefix}{key}"
+        node = config._get_node(key)
+        if isinstance(node, DictConfig):
+            yield from _keys(OmegaConf.structured(OmegaConf.get_type(node)), f"{path}.")
+        else:
+            yield path
+
+
+def typed_config(config: DictConfig) -> RunConfig:
+    """The composed configuration as dataclasses.
+
+    Raises:
+        OmegaConfBaseException: a key that does not exist, or a value of another type.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    path = plain.get("data", {}).get("path")
+    if isinstance(path, str) and path != "???":
+        plain["data"]["path"] = [path]
+    typed = OmegaConf.to_object(OmegaConf.merge(_structure(), OmegaConf.create(plain)))
+    assert isinstance(typed, RunConfig)
+    return typed

@@ -1,0 +1,255 @@
+"""What can be chosen, typed: `conf/` holds the values, these dataclasses the names and types."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from masked_sae.errors import InputError
+
+ARCHITECTURES = ("topk", "batch_topk", "matryoshka")
+DTYPES = ("float32", "bfloat16")
+LOSS_POSITIONS = ("all", "unmasked", "masked")
+TARGETS = ("masked", "clean")
+SCHEDULES = ("constant", "linear", "cosine")
+SOURCES = ("stdlib", "text", "hub")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class LMConfig:
+    name: str
+    hook_name: str
+    dtype: str
+    batch_size: int  # sequences per forward
+
+
+@dataclass
+class DataConfig:
+    source: str
+    context_length: int
+    batch_size: int  # activations per SAE step
+    train_tokens: int  # activations the SAE is trained on
+    window_tokens: int  # activations held and shuffled at once
+    scale_tokens: int  # activations from which scale and mean are estimated
+    max_epochs: float
+    validation_share: float  # of the documents
+    store_dir: str
+    path: list[str] = field(default_factory=list)  # source=text
+    column: str = "text"  # source=text, hub
+    name: str | None = None  # source=hub, with split and revision
+    split: str = "train"
+    revision: str | None = None
+
+
+@dataclass
+class TokenMaskConfig:
+    rate: float
+    replacement: str
+    loss_positions: str
+    target: str
+    span: float
+    schedule: str
+    initial_rate: float
+
+
+@dataclass
+class LatentMaskConfig:
+    rate: float
+
+
+@dataclass
+class InputMaskConfig:
+    rate: float
+
+
+@dataclass
+class MaskConfig:
+    token: TokenMaskConfig
+    latent: LatentMaskConfig
+    input: InputMaskConfig
+
+
+@dataclass
+class SAEConfig:
+    architecture: str
+    d_sae: int
+    k: int
+    aux_k: int
+    aux_coefficient: float
+    dead_after_tokens: int
+    threshold_decay: float
+    compute_dtype: str
+    group_fractions: list[float] = field(default_factory=list)  # matryoshka
+
+
+@dataclass
+class OptimConfig:
+    lr: float
+    warmup_steps: int
+    decay_fraction: float
+    gradient_clip: float
+
+
+@dataclass
+class TrainerConfig:
+    device: str
+    threads: int | None  # torch's CPU threads; null leaves torch's choice
+    log_every_steps: int
+    checkpoint_every_steps: int
+    progress: bool
+
+
+@dataclass
+class WandbConfig:
+    mode: str
+    project: str
+    entity: str | None
+    tags: list[str]
+
+
+@dataclass
+class LoggerConfig:
+    wandb: WandbConfig
+
+
+@dataclass
+class EvalConfig:
+    tokens: int  # held-out activations
+    batch_size: int  # sequences per forward with the SAE spliced in
+    dense_frequency: float  # a latent that fires more often than this is dense
+
+
+@dataclass
+class RunConfig:
+    """Everything that determines one run."""
+
+    name: str  # of the experiment or sweep: the folder that holds the run
+    seed: int
+    output_dir: str
+    lm: LMConfig
+    data: DataConfig
+    mask: MaskConfig
+    sae: SAEConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    eval: EvalConfig
+
+
+def check(config: RunConfig) -> None:
+    """Refuses what cannot work, as far as the configuration alone tells.
+
+    Raises:
+        InputError: names the first key that is wrong, its value and what would be valid.
+    """
+    _check_data(config.data)
+    _check_mask(config.mask)
+    _check_sae(config.sae)
+    _one_of("lm.dtype", config.lm.dtype, DTYPES)
+    _one_of("trainer.device", config.trainer.device, DEVICES)
+    _one_of("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES)
+    _above("optim.lr", config.optim.lr, 0)
+    _at_least("optim.warmup_steps", config.optim.warmup_steps, 0)
+    _share("optim.decay_fraction", config.optim.decay_fraction)
+    _at_least("optim.gradient_clip", config.optim.gradient_clip, 0)
+    for key in ("log_every_steps", "checkpoint_every_steps"):
+        _at_least(f"trainer.{key}", getattr(config.trainer, key), 1)
+    if config.trainer.threads is not None:
+        _at_least("trainer.threads", config.trainer.threads, 1)
+    for key, value in (
+        ("lm.batch_size", config.lm.batch_size),
+        ("eval.tokens", config.eval.tokens),
+        ("eval.batch_size", config.eval.batch_size),
+    ):
+        _at_least(key, value, 1)
+    _share("eval.dense_frequency", config.eval.dense_frequency)
+    if not config.name or "/" in config.name or config.name.startswith("."):
+        raise InputError("name", config.name, "a folder name")
+
+
+def _check_data(data: DataConfig) -> None:
+    _one_of("data.source", data.source, SOURCES)
+    if data.source == "text" and not data.path:
+        raise InputError("data.path", data.path, "files, folders or globs of .txt, .jsonl or .parquet files")
+    if data.source == "hub" and not data.name:
+        raise InputError("data.name", data.name, "the name of a Hugging Face dataset")
+    _at_least("data.context_length", data.context_length, 4)
+    _at_least("data.batch_size", data.batch_size, 1)
+    if data.train_tokens < data.batch_size:
+        raise InputError("data.train_tokens", data.train_tokens, f"at least one batch ({data.batch_size} activations)")
+    if data.window_tokens < data.batch_size:
+        raise InputError("data.window_tokens", data.window_tokens, f"at least data.batch_size={data.batch_size}")
+    _at_least("data.scale_tokens", data.scale_tokens, 1)
+    _above("data.max_epochs", data.max_epochs, 0)
+    if not 0 < data.validation_share < 1:
+        raise InputError("data.validation_share", data.validation_share, "a share between 0 and 1, both excluded")
+
+
+def _check_mask(mask: MaskConfig) -> None:
+    token = mask.token
+    for key, rate in (
+        ("token.rate", token.rate),
+        ("token.initial_rate", token.initial_rate),
+        ("latent.rate", mask.latent.rate),
+        ("input.rate", mask.input.rate),
+    ):
+        _share(f"mask.{key}", rate)
+    _one_of("mask.token.loss_positions", token.loss_positions, LOSS_POSITIONS)
+    _one_of("mask.token.target", token.target, TARGETS)
+    _one_of("mask.token.schedule", token.schedule, SCHEDULES)
+    if token.span < 1:
+        raise InputError("mask.token.span", token.span, "a mean span length of at least 1 (1: independent tokens)")
+    lowest, highest = token_rate_range(token)
+    if token.loss_positions == "masked" and lowest == 0:
+        key = "rate" if token.rate == 0 else "initial_rate"
+        raise InputError(f"mask.token.{key}", 0, "above 0 while mask.token.loss_positions=masked: nothing is masked")
+    if token.loss_positions == "unmasked" and highest == 1:
+        key = "rate" if token.rate == 1 else "initial_rate"
+        raise InputError(f"mask.token.{key}", 1, "under 1 while mask.token.loss_positions=unmasked: all is masked")
+
+
+def token_rate_range(token: TokenMaskConfig) -> tuple[float, float]:
+    """The lowest and the highest rate that the schedule takes."""
+    if token.schedule == "constant":
+        return token.rate, token.rate
+    return min(token.rate, token.initial_rate), max(token.rate, token.initial_rate)
+
+
+def _check_sae(sae: SAEConfig) -> None:
+    _one_of("sae.architecture", sae.architecture, ARCHITECTURES)
+    _at_least("sae.d_sae", sae.d_sae, 1)
+    if not 1 <= sae.k <= sae.d_sae:
+        raise InputError("sae.k", sae.k, f"1 to sae.d_sae={sae.d_sae}")
+    if not 0 <= sae.aux_k <= sae.d_sae:
+        raise InputError("sae.aux_k", sae.aux_k, f"0 to sae.d_sae={sae.d_sae}")
+    _at_least("sae.aux_coefficient", sae.aux_coefficient, 0)
+    _at_least("sae.dead_after_tokens", sae.dead_after_tokens, 1)
+    if not 0 <= sae.threshold_decay < 1:
+        raise InputError("sae.threshold_decay", sae.threshold_decay, "0 up to but not including 1")
+    _one_of("sae.compute_dtype", sae.compute_dtype, DTYPES)
+    if sae.architecture == "matryoshka":
+        fractions = sae.group_fractions
+        if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise InputError("sae.group_fractions", fractions, "positive fractions of d_sae that sum to 1")
+        if len(fractions) > sae.d_sae:
+            raise InputError("sae.group_fractions", fractions, f"at most sae.d_sae={sae.d_sae} groups")
+
+
+def _one_of(key: str, value: Any, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise InputError(key, value, "one of " + ", ".join(valid))
+
+
+def _share(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(key, value, "a number from 0 to 1")
+
+
+def _above(key: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise InputError(key, value, f"a number above {bound}")
+
+
+def _at_least(key: str, value: float, bound: float) -> None:
+    if not value >= bound:
+        raise InputError(key, value, f"at least {bound}")

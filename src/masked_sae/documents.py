@@ -1,0 +1,191 @@
+"""Text in: documents from the standard library, from files, or from a Hugging Face dataset."""
+
+import glob
+import hashlib
+import json
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from masked_sae.errors import InputError
+
+TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+TEXT_COLUMN = "text"
+_PIECE_CHARACTERS = 16_000
+
+# Folders that not every Python installation carries, third-party code, and tables that are no language.
+_STDLIB_SKIPPED = frozenset(
+    ("test", "tests", "idle_test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "encodings")
+    + ("site-packages", "dist-packages", "__pycache__", "__phello__", "pydoc_data")
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `key` names it independently of where it lies, and decides its split."""
+
+    key: str
+    text: str
+
+
+def in_validation(key: str, share: float) -> bool:
+    """Whether a document is held out: a fixed pseudo-random choice by its key, the same on every machine."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def stdlib_documents() -> Iterator[Document]:
+    """The running Python's standard library: every module's source, then every `pydoc` topic, in a fixed order."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        generated = name.name.startswith("_sysconfigdata") or name.parts[0].startswith("config-")
+        if generated or _STDLIB_SKIPPED.intersection(name.parts[:-1]):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a few modules declare another encoding on purpose
+        if text.strip():
+            yield Document(key=f"stdlib/{name.as_posix()}", text=text)
+    from pydoc_data.topics import topics
+
+    for topic in sorted(topics):
+        yield Document(key=f"pydoc/{topic}", text=topics[topic])
+
+
+def find_text_files(patterns: Sequence[str]) -> list[Path]:
+    """The .txt, .jsonl and .parquet files that files, folders and globs name, sorted, each once.
+
+    Raises:
+        InputError: a pattern names nothing, or a named file has another suffix.
+    """
+    found: set[Path] = set()
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        if path.is_dir():
+            matches = [p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file()]
+        elif path.is_file():
+            matches = [path]
+        else:
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute patterns, too
+            matches = [Path(name) for name in names if Path(name).is_file()]
+        if not matches:
+            raise InputError("data.path", pattern, "a file, folder or glob that holds .txt, .jsonl or .parquet files")
+        for match in matches:
+            if match.suffix not in TEXT_SUFFIXES:
+                raise InputError("data.path", match, f"files that end in one of {' '.join(TEXT_SUFFIXES)}")
+        found.update(p.resolve() for p in matches)
+    return sorted(found)
+
+
+def text_documents(files: Sequence[Path], column: str = TEXT_COLUMN) -> Iterator[Document]:
+    """The documents of text files: one per row of a .jsonl or .parquet (in `column`); a .txt is cut into pieces.
+
+    The pieces of a .txt end at blank lines and have about 16,000 characters, so that a single large file can be held
+    out in part, and is never in memory as a whole.
+
+    A document's key is its text's digest, so the split does not depend on file names.
+
+    Raises:
+        InputError: a file cannot be read, is not UTF-8 text, or lacks the column.
+    """
+    for path in files:
+        try:
+            for text in _texts_of(path, column):
+                if text.strip():
+                    yield Document(key=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text=text)
+        except OSError as error:
+            raise InputError("data.path", path, f"a readable file ({error.strerror or error})") from error
+        except UnicodeError as error:
+            raise InputError("data.path", path, f"UTF-8 text ({error})") from error
+
+
+def _texts_of(path: Path, column: str) -> Iterator[str]:
+    if path.suffix == ".txt":
+        yield from _pieces_of(path)
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _text_of_row(line, column, f"{path}, line {number}")
+    else:
+        yield from _texts_of_parquet(path, column)
+
+
+def _pieces_of(path: Path) -> Iterator[str]:
+    piece: list[str] = []
+    size = 0
+    with path.open(encoding="utf-8") as file:
+        while line := file.readline(_PIECE_CHARACTERS):  # bounded: a file may be one endless line
+            if "\x00" in line:
+                raise InputError("data.path", path, "text (it holds NUL bytes)")
+            piece.append(line)
+            size += len(line)
+            if (size >= _PIECE_CHARACTERS and not line.strip()) or size >= 2 * _PIECE_CHARACTERS:
+                yield "".join(piece)
+                piece, size = [], 0
+    yield "".join(piece)
+
+
+def _text_of_row(line: str, column: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError("data.path", where, f"one JSON object a line ({error})") from error
+    text = row.get(column) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise InputError("data.path", where, f"a JSON object with a string in {column!r} (set data.column)")
+    return text
+
+
+def _texts_of_parquet(path: Path, column: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            kind = file.schema_arrow.field(column).type if column in file.schema_arrow.names else None
+            if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise InputError("data.path", path, f"a Parquet file with a string column {column!r} (set data.column)")
+            for batch in file.iter_batches(batch_size=256, columns=[column]):
+                yield from (text for text in batch.column(0).to_pylist() if text)
+    except pa.ArrowInvalid as error:
+        raise InputError("data.path", path, f"a Parquet file ({error})") from error
+
+
+def content_digest(files: Sequence[Path]) -> str:
+    """One digest of the files' bytes, in order; paths and times do not enter."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+        except OSError as error:
+            raise InputError("data.path", path, f"a readable file ({error.strerror or error})") from error
+    return digest.hexdigest()
+
+
+def hub_documents(name: str, split: str, column: str, revision: str | None) -> Iterator[Document]:
+    """The rows of a Hugging Face dataset, streamed; its own order.
+
+    Raises:
+        InputError: the dataset cannot be reached, or lacks the split or the column.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, split=split, revision=revision, streaming=True)
+        for row in rows:
+            text = row.get(column)
+            if not isinstance(text, str):
+                raise InputError("data.column", column, f"a text column of {name}: {', '.join(row)}")
+            if text.strip():
+                yield Document(key=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text=text)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        valid = f"a dataset with split {split!r} that can be reached, or data=text with local files ({first_line})"
+        raise InputError("data.name", name, valid) from error

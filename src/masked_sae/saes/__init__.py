@@ -1,0 +1,8 @@
+"""Sparse autoencoders of the TopK family. Needs torch alone."""
+
+from masked_sae.saes.batch_topk import BatchTopKSAE
+from masked_sae.saes.matryoshka import MatryoshkaSAE, group_sizes
+from masked_sae.saes.sae import SAE, TrainingOutput
+from masked_sae.saes.topk import TopKSAE
+
+__all__ = ["SAE", "BatchTopKSAE", "MatryoshkaSAE", "TopKSAE", "TrainingOutput", "group_sizes"]

@@ -1,0 +1,57 @@
+"""BatchTopK SAE (Bussmann et al. 2024, arXiv 2412.06410): the k·B largest latents of a batch of B.
+
+Axes: B activations, D `d_in`, F `d_sae`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masked_sae.saes.sae import SAE
+from masked_sae.saes.selection import topk_of_batch
+
+
+class BatchTopKSAE(SAE):
+    """Trains with the batch's largest latents; encodes with a threshold learned meanwhile.
+
+    Args:
+        threshold_decay: of the running mean of the batches' smallest active latent.
+        others: as for `SAE`.
+    """
+
+    threshold_mean: Tensor
+    threshold_weight: Tensor
+
+    def __init__(self, *args: Any, threshold_decay: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.threshold_decay = threshold_decay
+        self.register_buffer("threshold_mean", torch.zeros(()))
+        self.register_buffer("threshold_weight", torch.zeros(()))
+
+    @property
+    def threshold(self) -> Tensor:
+        """Latents above it are active; 0 before any training. Scalar.
+
+        An exponential mean of the smallest active latent (2412.06410, equation 7), free of its start at 0: divided by
+        the sum of its weights.
+        """
+        return self.threshold_mean / self.threshold_weight.clamp_min(torch.finfo(torch.float32).tiny)
+
+    def select(self, pre_BF: Tensor) -> Tensor:
+        f_BF = topk_of_batch(pre_BF, self.k)
+        if self.training:
+            self._learn_threshold(f_BF)
+        return f_BF
+
+    def encode(self, x_BD: Tensor) -> Tensor:
+        pre_BF = self.pre_activations(x_BD)
+        return pre_BF * ((pre_BF > self.threshold) & (pre_BF > 0))
+
+    @torch.no_grad()
+    def _learn_threshold(self, f_BF: Tensor) -> None:
+        smallest = torch.where(f_BF > 0, f_BF, torch.inf).min()
+        seen = smallest.isfinite()  # a batch without any active latent teaches nothing
+        weight = (1 - self.threshold_decay) * seen
+        self.threshold_mean.lerp_(torch.where(seen, smallest, 0.0), weight)
+        self.threshold_weight.lerp_(torch.ones_like(self.threshold_weight), weight)

@@ -1,0 +1,225 @@
+"""One run from its configuration to its results: what `python -m src.train` does."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from masked_sae.callbacks.checkpointing import CheckpointCallback, restore
+from masked_sae.callbacks.curve import CurveFile
+from masked_sae.callbacks.metrics import MetricsCallback, Sink
+from masked_sae.callbacks.progress import ProgressCallback
+from masked_sae.callbacks.stopping import StopRequest
+from masked_sae.config import RunConfig
+from masked_sae.datamodule import ActivationDataModule
+from masked_sae.evals.core import evaluate_core
+from masked_sae.files import write_json, write_text
+from masked_sae.interop.saelens import export_sae
+from masked_sae.module import SAEModule, Schedule
+from masked_sae.preparation import Identified, Parts, assemble, find_device, identify, make_sae
+from masked_sae.runs.checkpoint import Checkpoint, load_checkpoint
+from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.lock import hold
+from masked_sae.runs.state import RunState, read_state, write_state
+from masked_sae.wandb_logging import ForgivingWandbLogger, make_wandb_logger
+
+
+def train_run(config: RunConfig, swept: Mapping[str, str] | None = None) -> RunState:
+    """Trains one run, or goes on with it where it was left; a run that is done stays as it is.
+
+    Args:
+        swept: the keys that a sweep varies, with this run's values.
+
+    Returns:
+        The state it ended in: `done`, or `preempted` after a signal.
+
+    Raises:
+        InputError: the configuration, the text or the LM cannot be used; no folder was made.
+        HeldError: another process is at it.
+    """
+    run = identify(config, swept or {})
+    state = read_state(run.folder.state)
+    if state is not None and state.status == "done":
+        return state
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    device = find_device(config.trainer.device)
+    parts = assemble(run, device)
+    checkpoint = load_checkpoint(run.folder.checkpoints)
+    origin = _origin(parts, config) if checkpoint is None else checkpoint.meta
+    parts.stream.scale = origin["scale"]
+    with hold(run.folder.lock):
+        state = state or RunState(run.folder.run_id, "created", steps=parts.stream.plan.steps)
+        write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+        state = write_state(run.folder.state, state, status="running", error=None)
+        try:
+            return _train(run, parts, state, checkpoint, origin, device)
+        except BaseException as error:
+            failed = read_state(run.folder.state) or state
+            write_state(run.folder.state, failed, status="failed", error=one_line(error))
+            raise
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {text}"
+
+
+def _origin(parts: Parts, config: RunConfig) -> dict[str, Any]:
+    """What the first start finds out and every later one reads from the checkpoint."""
+    statistics = parts.stream.statistics(config.data.scale_tokens)
+    return {"scale": statistics.scale, "mean": statistics.mean_D.tolist()}
+
+
+def _train(
+    run: Identified,
+    parts: Parts,
+    state: RunState,
+    checkpoint: Checkpoint | None,
+    origin: dict[str, Any],
+    device: torch.device,
+) -> RunState:
+    config, folder = run.config, run.folder
+    module = _make_module(config, parts, origin, device)
+    resumed_at = 0 if checkpoint is None else checkpoint.meta["step"]
+    wandb_logger = make_wandb_logger(
+        config.logger.wandb, run_id=folder.run_id, group=config.name, folder=folder.path, config=asdict(config)
+    )
+    progress = ProgressCallback(config.data.batch_size, config.trainer.progress)
+    sinks: list[Sink] = [CurveFile(folder.metrics, resumed_at), progress]
+    if wandb_logger is not None:
+        wandb_logger.begin()
+        sinks.append(wandb_logger.metrics)
+    seconds = 0.0 if checkpoint is None else checkpoint.meta["seconds"]
+    metrics = MetricsCallback(sinks, config.data.batch_size, config.trainer.log_every_steps, seconds)
+
+    def saved(step: int) -> None:
+        nonlocal state
+        state = write_state(folder.state, state, step=step, **_progress_of(metrics, step * config.data.batch_size))
+
+    stop = StopRequest()
+    checkpointing = CheckpointCallback(
+        folder.checkpoints,
+        config.trainer.checkpoint_every_steps,
+        stop,
+        extra=lambda: {**origin, "seconds": metrics.seconds},
+        on_saved=saved,
+    )
+    try:
+        _fit(module, parts, [metrics, progress, checkpointing], checkpoint, config, stop, device)
+        if module.step < module.schedule.steps:
+            return write_state(folder.state, state, status="preempted", error=f"stopped by {stop.signal}")
+        return _finish(run, parts, module, state, metrics, origin["scale"], wandb_logger)
+    finally:
+        if wandb_logger is not None:
+            wandb_logger.finish(failed=module.step < module.schedule.steps)
+
+
+def _make_module(config: RunConfig, parts: Parts, origin: dict[str, Any], device: torch.device) -> SAEModule:
+    sae = make_sae(config.sae, parts.lm.d_in, config.seed)
+    with torch.no_grad():
+        sae.b_dec_D.copy_(torch.tensor(origin["mean"]) * origin["scale"])
+    steps = parts.stream.plan.steps
+    schedule = Schedule(config.optim.lr, config.optim.warmup_steps, config.optim.decay_fraction, steps)
+    return SAEModule(sae, schedule, config.seed, config.mask.latent.rate, config.mask.input.rate).to(device)
+
+
+def _fit(
+    module: SAEModule,
+    parts: Parts,
+    callbacks: list[pl.Callback],
+    checkpoint: Checkpoint | None,
+    config: RunConfig,
+    stop: StopRequest,
+    device: torch.device,
+) -> None:
+    start = 0 if checkpoint is None else checkpoint.meta["step"]
+    if checkpoint is not None:
+        callbacks = [_Restore(checkpoint), *callbacks]
+    if start == parts.stream.plan.steps:
+        assert checkpoint is not None
+        restore(module, None, checkpoint)
+        return
+    trainer = pl.Trainer(
+        accelerator=device.type,
+        devices=1,
+        max_epochs=1,
+        gradient_clip_val=config.optim.gradient_clip or None,
+        callbacks=callbacks,
+        plugins=[LightningEnvironment()],  # SLURM's signals are ours to handle
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    stop.listen()
+    try:
+        trainer.fit(module, datamodule=ActivationDataModule(parts.stream, start))
+    finally:
+        stop.close()
+
+
+class _Restore(pl.Callback):
+    """Puts the checkpoint back once Lightning has made the optimizer."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, SAEModule)
+        restore(pl_module, trainer.optimizers[0], self._checkpoint)
+
+
+def _finish(
+    run: Identified,
+    parts: Parts,
+    module: SAEModule,
+    state: RunState,
+    metrics: MetricsCallback,
+    scale: float,
+    wandb_logger: ForgivingWandbLogger | None,
+) -> RunState:
+    config, folder, sae = run.config, run.folder, module.sae.eval()
+    results = evaluate_core(
+        sae,
+        parts.lm,
+        parts.held_out,
+        scale=scale,
+        tokens=config.eval.tokens,
+        batch_size=config.eval.batch_size,
+        dense_frequency=config.eval.dense_frequency,
+    )
+    if wandb_logger is not None:
+        wandb_logger.summarize(results)
+    export_sae(folder.sae, sae, scale, _provenance(config, folder, scale))
+    write_json(
+        folder.results,
+        {"run_id": folder.run_id, "status": "done", "config": asdict(config), "metrics": results},
+    )
+    return write_state(folder.state, state, status="done", **_progress_of(metrics, state.tokens))
+
+
+def _progress_of(metrics: MetricsCallback, tokens: int) -> dict[str, Any]:
+    rate = metrics.latest.get("tokens_per_second", 0.0)
+    return {
+        "tokens": tokens,
+        "seconds": round(metrics.seconds, 2),
+        "tokens_per_second": rate,
+        "metrics": {key: metrics.latest[key] for key in ("loss", "l0", "explained_variance") if key in metrics.latest},
+    }
+
+
+def _provenance(config: RunConfig, folder: RunFolder, scale: float) -> dict[str, Any]:
+    return {
+        "model_name": config.lm.name,
+        "hook_name": config.lm.hook_name,
+        "context_size": config.data.context_length,
+        "model_class_name": "TransformerBridge",
+        "masked_sae_run_id": folder.run_id,
+        "masked_sae_scale": scale,
+        "masked_sae_mask": asdict(config.mask),
+    }
