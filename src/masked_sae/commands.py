@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import fields, is_dataclass
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -78,7 +78,7 @@ def _explain_composition(error: Exception) -> str:
 
 
 def _unknown_key(key: str) -> str:
-    known = list(_keys(_structure()))
+    known = list(_keys(RunConfig))
     if key in known:
         return f"{key}: expected a key of the chosen options; it belongs to another option of its group"
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
@@ -88,18 +88,12 @@ def _unknown_key(key: str) -> str:
     return f"{key}: no such key; expected one of those in conf/ ({'near: ' if near else ''}{hint})"
 
 
-def _structure() -> Any:
-    return OmegaConf.structured(RunConfig)
-
-
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    for key in config:
-        path = f"{prefix}{key}"
-        node = config._get_node(key)
-        if isinstance(node, DictConfig):
-            yield from _keys(OmegaConf.structured(OmegaConf.get_type(node)), f"{path}.")
+def _keys(config: type, prefix: str = "") -> Iterator[str]:
+    for field in fields(config):
+        if isinstance(field.type, type) and is_dataclass(field.type):
+            yield from _keys(field.type, f"{prefix}{field.name}.")
         else:
-            yield path
+            yield f"{prefix}{field.name}"
 
 
 def typed_config(config: DictConfig) -> RunConfig:
@@ -114,6 +108,6 @@ def typed_config(config: DictConfig) -> RunConfig:
     path = plain.get("data", {}).get("path")
     if isinstance(path, str) and path != "???":
         plain["data"]["path"] = [path]
-    typed = OmegaConf.to_object(OmegaConf.merge(_structure(), OmegaConf.create(plain)))
+    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(plain)))
     assert isinstance(typed, RunConfig)
     return typed
