@@ -16,7 +16,8 @@ _PIECE_CHARACTERS = 16_000
 
 # Folders that not every Python installation carries, third-party code, and tables that are no language.
 _STDLIB_SKIPPED = frozenset(
-    ["test", "tests", "idle_test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "encodings", "site-packages", "dist-packages", "__pycache__", "__phello__", "pydoc_data"]
+    "test tests idle_test idlelib lib2to3 tkinter turtledemo ensurepip encodings "
+    "site-packages dist-packages __pycache__ __phello__ pydoc_data".split()
 )
 
 
