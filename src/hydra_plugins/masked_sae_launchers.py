@@ -9,9 +9,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class LocalLauncher(Launcher):
-    """Trains the members of a sweep one after another, in this process."""
-
+class _SweepLauncher(Launcher):
     def __init__(self) -> None:
         self._context: HydraContext | None = None
         self._config: DictConfig | None = None
@@ -19,13 +17,7 @@ class LocalLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from masked_sae.sweeping import end_sweep, train_here
-
-        end_sweep(train_here(self._members(job_overrides)))
-        return []
-
-    def _members(self, job_overrides: Sequence[Sequence[str]]) -> list[tuple[Any, Mapping[str, str]]]:
+    def _jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[tuple[DictConfig, Mapping[str, str]]]:
         assert self._context is not None and self._config is not None
         swept = _swept(job_overrides, self._config.hydra.sweeper.params or {})
         loader = self._context.config_loader
@@ -33,6 +25,35 @@ class LocalLauncher(Launcher):
             (loader.load_sweep_config(self._config, list(overrides)), values)
             for overrides, values in zip(job_overrides, swept, strict=True)
         ]
+
+
+class LocalLauncher(_SweepLauncher):
+    """Trains the members of a sweep one after another, in this process."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from masked_sae.sweeping import identify_all, train_here
+
+        train_here(identify_all(self._jobs(job_overrides)))
+        return []
+
+
+class SlurmLauncher(_SweepLauncher):
+    """Submits the members of a sweep as one SLURM array through submitit, and waits for them unless detached.
+
+    Args:
+        settings: `hydra/launcher=slurm`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from masked_sae.slurm import submit_and_wait
+        from masked_sae.sweeping import identify_all
+
+        submit_and_wait(identify_all(self._jobs(job_overrides)), self._settings)
+        return []
 
 
 def _swept(job_overrides: Sequence[Sequence[str]], params: Mapping[str, Any]) -> list[dict[str, str]]:

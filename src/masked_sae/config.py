@@ -126,6 +126,8 @@ class RunConfig:
     name: str  # of the experiment or sweep: the folder that holds the run
     seed: int
     output_dir: str
+    force: bool  # starts over, whatever lies in the run's folder
+    detach: bool  # submits a sweep to SLURM and returns
     lm: LMConfig
     data: DataConfig
     mask: MaskConfig

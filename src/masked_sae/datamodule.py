@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytorch_lightning as pl
+import torch
 
 from masked_sae.stream import ActivationStream, Batch
 
@@ -26,6 +27,9 @@ class ActivationDataModule(pl.LightningDataModule):
     def __init__(self, stream: ActivationStream, start: int = 0) -> None:
         super().__init__()
         self.stream, self.start = stream, start
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch  # made where the LM runs, which is where the SAE is
 
     def train_dataloader(self) -> _Remaining:
         return _Remaining(self.stream, self.start)

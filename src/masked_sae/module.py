@@ -49,9 +49,6 @@ class SAEModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.sae.parameters(), lr=self.schedule.lr, fused=True)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch  # the stream makes batches where the LM runs, which is where the SAE is
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = self.schedule.at(self.step)

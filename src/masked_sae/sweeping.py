@@ -1,68 +1,93 @@
-"""The members of a sweep, trained; one that fails is named and does not stop the others."""
+"""Runs from configurations: one alone, or the members of a sweep one after another.
+
+A member that fails is named and does not stop the others.
+"""
 
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
 from masked_sae.commands import FAILED, INTERRUPTED, explain, typed_config
-from masked_sae.config import RunConfig, check
-from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.table import Member, print_members
-from masked_sae.training import train_run
+from masked_sae.config import RunConfig
+from masked_sae.preparation import Identified, identify
+from masked_sae.runs.lock import HeldError
+from masked_sae.runs.state import RunState, read_state, write_state
+from masked_sae.runs.sweep import Member, record_members
+from masked_sae.runs.table import print_members
+from masked_sae.training import one_line, train_run
 
 
-def train_here(jobs: Sequence[tuple[DictConfig, Mapping[str, str]]]) -> list[Member]:
-    """Trains them one after another.
+@dataclass(frozen=True)
+class Job:
+    """A member of a sweep and how to train it."""
 
-    Raises:
-        InputError: a member's configuration cannot work; then none was started.
-    """
-    configs = [typed_config(config) for config, _ in jobs]
-    for config in configs:
-        check(config)
-    members: list[Member] = []
-    for number, (config, (_, swept)) in enumerate(zip(configs, jobs, strict=True), start=1):
-        label = ", ".join(f"{key}={value}" for key, value in swept.items())
-        print(f"[{number}/{len(jobs)}] {label}", flush=True)
-        member = _train_member(config, swept)
-        members.append(member)
-        if member.status == "preempted":
-            print_members(members)
-            sys.exit(INTERRUPTED)
-    return members
+    config: RunConfig
+    member: Member
 
 
 def train_alone(config: RunConfig) -> None:
-    """Trains one run and prints how it ended; a run that was stopped ends the command with that exit code."""
-    state = train_run(config)
-    print_members([Member({}, _folder(config, state.run_id), state.status, state.error)])
+    """Trains one run and prints how it ended; one that was stopped by a signal ends the command with an exit code."""
+    member = Member(identify(config, {}).folder, {})
+    try:
+        state = train_run(config)
+    except HeldError as held:
+        print(held)
+        return
+    print_members([member])
     if state.status == "preempted":
         sys.exit(INTERRUPTED)
 
 
-def _folder(config: RunConfig, run_id: str) -> RunFolder:
-    return RunFolder(Path(config.output_dir) / config.name / run_id)
+def identify_all(jobs: Sequence[tuple[DictConfig, Mapping[str, str]]]) -> list[Job]:
+    """Names every member before any is trained.
+
+    Raises:
+        InputError: a member's configuration cannot work.
+    """
+    runs: list[tuple[Identified, Mapping[str, str]]] = [
+        (identify(typed_config(config), swept), swept) for config, swept in jobs
+    ]
+    return [Job(run.config, Member(run.folder, swept)) for run, swept in runs]
 
 
-def _train_member(config: RunConfig, swept: Mapping[str, str]) -> Member:
+def train_here(jobs: Sequence[Job]) -> None:
+    """Trains the members one after another, prints how each ended, and exits with an error if one failed."""
+    members = [job.member for job in jobs]
+    record_members(members[0].folder.path.parent, members)
+    for number, job in enumerate(jobs, start=1):
+        print(f"[{number}/{len(jobs)}] {job.member.label}", flush=True)
+        state = train_member(job)
+        if state is not None and state.status == "preempted":
+            print_members(members)
+            sys.exit(INTERRUPTED)
+    end_sweep(members)
+
+
+def train_member(job: Job, patience: float = 0.0) -> RunState | None:
+    """Trains one member; whatever befalls it ends in its state. None where another process is at it."""
+    folder = job.member.folder
     try:
-        state = train_run(config, swept)
+        return train_run(job.config, job.member.swept, patience)
+    except HeldError as held:
+        print(held, flush=True)
+        return None
     except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
-        line = explain(error)
-        if line is None:
+        if explain(error) is None:
             traceback.print_exc()
-            line = f"{type(error).__name__}: {error}"
-        return Member(swept, None, "failed", line)
-    return Member(swept, _folder(config, state.run_id), state.status, state.error)
+        state = read_state(folder.state)
+        if state is not None and state.status == "failed":
+            return state
+        return write_state(folder.state, RunState(folder.run_id, "failed"), error=one_line(error))
 
 
 def end_sweep(members: Sequence[Member]) -> None:
     """Prints what became of every member; exits with an error if one failed."""
     print_members(members)
-    failed = sum(member.status == "failed" for member in members)
+    states = [read_state(member.folder.state) for member in members]
+    failed = sum(state is not None and state.status == "failed" for state in states)
     if failed:
         print(f"error: {failed} of {len(members)} runs failed", file=sys.stderr)
         sys.exit(FAILED)

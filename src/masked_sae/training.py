@@ -1,6 +1,10 @@
 """One run from its configuration to its results: what `python -m src.train` does."""
 
+import logging
+import shutil
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -24,15 +28,16 @@ from masked_sae.preparation import Identified, Parts, assemble, find_device, ide
 from masked_sae.runs.checkpoint import Checkpoint, load_checkpoint
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import hold
-from masked_sae.runs.state import RunState, read_state, write_state
+from masked_sae.runs.state import RunState, Status, read_state, write_state
 from masked_sae.wandb_logging import ForgivingWandbLogger, make_wandb_logger
 
 
-def train_run(config: RunConfig, swept: Mapping[str, str] | None = None) -> RunState:
+def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patience: float = 0.0) -> RunState:
     """Trains one run, or goes on with it where it was left; a run that is done stays as it is.
 
     Args:
         swept: the keys that a sweep varies, with this run's values.
+        patience: seconds to wait where another process holds the run.
 
     Returns:
         The state it ended in: `done`, or `preempted` after a signal.
@@ -42,26 +47,60 @@ def train_run(config: RunConfig, swept: Mapping[str, str] | None = None) -> RunS
         HeldError: another process is at it.
     """
     run = identify(config, swept or {})
-    state = read_state(run.folder.state)
-    if state is not None and state.status == "done":
-        return state
+    folder = run.folder
+    if folder.path.exists():
+        with hold(folder.lock, patience):  # says who is at it before long work
+            state = read_state(folder.state)
+            if state is not None and state.status == "done" and not config.force:
+                return state
+            if config.force:
+                _clear(folder)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     device = find_device(config.trainer.device)
     parts = assemble(run, device)
-    checkpoint = load_checkpoint(run.folder.checkpoints)
-    origin = _origin(parts, config) if checkpoint is None else checkpoint.meta
-    parts.stream.scale = origin["scale"]
-    with hold(run.folder.lock):
-        state = state or RunState(run.folder.run_id, "created", steps=parts.stream.plan.steps)
-        write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
-        state = write_state(run.folder.state, state, status="running", error=None)
+    origin = None if folder.checkpoints.exists() else _origin(parts, config)
+    with hold(folder.lock, patience):
+        state = read_state(folder.state)
+        if state is not None and state.status == "done":
+            return state
+        checkpoint = load_checkpoint(folder.checkpoints)
+        origin = checkpoint.meta if checkpoint is not None else origin or _origin(parts, config)
+        parts.stream.scale = origin["scale"]
+        state = _begin(run, state or RunState(folder.run_id, "created", steps=parts.stream.plan.steps))
         try:
             return _train(run, parts, state, checkpoint, origin, device)
-        except BaseException as error:
-            failed = read_state(run.folder.state) or state
-            write_state(run.folder.state, failed, status="failed", error=one_line(error))
+        except Exception as error:
+            _note_end(folder, state, "failed", one_line(error))
             raise
+        except BaseException as error:
+            _note_end(folder, state, "preempted", f"interrupted by {type(error).__name__}")
+            raise
+
+
+def _begin(run: Identified, state: RunState) -> RunState:
+    try:
+        write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(run.config))))
+        return write_state(run.folder.state, state, status="running", error=None)
+    except OSError:
+        if not run.folder.state.exists():
+            shutil.rmtree(run.folder.path, ignore_errors=True)  # nothing half-written stays
+        raise
+
+
+def _note_end(folder: RunFolder, state: RunState, status: Status, error: str) -> None:
+    with suppress(OSError):  # a full disk must not hide the error itself
+        write_state(folder.state, read_state(folder.state) or state, status=status, error=error)
+
+
+def _clear(folder: RunFolder) -> None:
+    for path in folder.path.iterdir():
+        if path.name.startswith(folder.lock.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def one_line(error: BaseException) -> str:
@@ -112,7 +151,7 @@ def _train(
     try:
         _fit(module, parts, [metrics, progress, checkpointing], checkpoint, config, stop, device)
         if module.step < module.schedule.steps:
-            return write_state(folder.state, state, status="preempted", error=f"stopped by {stop.signal}")
+            return write_state(folder.state, state, status="preempted", error=f"stopped by {stop.name}")
         return _finish(run, parts, module, state, metrics, origin["scale"], wandb_logger)
     finally:
         if wandb_logger is not None:
@@ -144,6 +183,8 @@ def _fit(
         assert checkpoint is not None
         restore(module, None, checkpoint)
         return
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no advertisements
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
     trainer = pl.Trainer(
         accelerator=device.type,
         devices=1,

@@ -18,6 +18,10 @@ class StopRequest:
     def requested(self) -> bool:
         return self.signal is not None
 
+    @property
+    def name(self) -> str:
+        return self.signal.name if self.signal is not None else "nothing"
+
     def listen(self) -> None:
         for number in SIGNALS:
             before = signal.signal(number, self._note)

@@ -1,0 +1,75 @@
+"""Models and texts that the tests share, made once a session."""
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from making import HOOK, make_bert, make_neox, make_texts, write_jsonl, write_parquet
+
+from masked_sae.lm import LM, load_lm, load_tokenizer
+
+torch.set_num_threads(1)  # these tensors are small: a second thread only waits
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Generator[None]:
+    """A run may set torch's threads for its process; the next test has its own back."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def neox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_neox(tmp_path_factory.mktemp("neox"))
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def bert_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT without an output layer."""
+    return make_bert(tmp_path_factory.mktemp("bert_base"), with_head=False)
+
+
+@pytest.fixture(scope="session")
+def neox(neox_folder: Path) -> LM:
+    return load_lm(str(neox_folder), HOOK)
+
+
+@pytest.fixture(scope="session")
+def bert(bert_folder: Path) -> LM:
+    return load_lm(str(bert_folder), HOOK)
+
+
+@pytest.fixture(scope="session")
+def neox_tokenizer(neox_folder: Path) -> Any:
+    return load_tokenizer(str(neox_folder))
+
+
+@pytest.fixture(scope="session")
+def bert_tokenizer(bert_folder: Path) -> Any:
+    return load_tokenizer(str(bert_folder))
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return make_texts(120)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    """The texts in three files: .txt, .jsonl and .parquet."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "a.txt").write_text("\n\n".join(texts[:10]))
+    write_jsonl(folder / "b.jsonl", texts[10:60])
+    write_parquet(folder / "c.parquet", texts[60:])
+    return folder

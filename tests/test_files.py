@@ -1,0 +1,110 @@
+import errno
+import json
+import resource
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from masked_sae.files import folder_aside, write_aside, write_json, write_text
+
+
+@contextmanager
+def files_limited_to(size: int) -> Generator[None]:
+    """Writes beyond this size fail, as they do on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_write_aside_makes_parents_and_replaces_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.txt"
+    write_text(path, "old")
+    write_text(path, "newer ☕")
+    assert contents(tmp_path) == {"a/b/file.txt": "newer ☕"}
+
+
+def test_written_files_and_folders_have_ordinary_permissions(tmp_path: Path) -> None:
+    """Temporary files are private; what is left is as readable as any other file of the user."""
+    write_text(tmp_path / "file", "x")
+    with folder_aside(tmp_path / "folder") as aside:
+        write_text(aside / "inner", "x")
+    (tmp_path / "ordinary").write_text("x")
+    (tmp_path / "ordinary_folder").mkdir()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+    assert (tmp_path / "folder").stat().st_mode == (tmp_path / "ordinary_folder").stat().st_mode
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_the_old_content_stands_until_the_new_is_whole(old: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    if old is not None:
+        path.write_text(old)
+    before = contents(tmp_path)
+
+    def write(aside: Path) -> None:
+        aside.write_text("half of the n")
+        assert (path.read_text() if path.exists() else None) == old
+        raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        write_aside(path, write)
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+    with files_limited_to(10_000), pytest.raises(OSError) as info:
+        write_text(tmp_path / "file", "x" * 100_000)
+    assert info.value.errno == errno.EFBIG
+    assert contents(tmp_path) == {"file": "old"}
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with folder_aside(tmp_path / "made") as aside:
+        (aside / "one").write_text("1")
+        (aside / "deep").mkdir()
+        (aside / "deep" / "two").write_text("2")
+        assert not (tmp_path / "made").exists()
+    assert contents(tmp_path) == {"made/one": "1", "made/deep/two": "2"}
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_folder_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="midway"), folder_aside(tmp_path / "made") as aside:
+        (aside / "one").write_text("1")
+        raise RuntimeError("midway")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_folder(tmp_path: Path) -> None:
+    with (
+        files_limited_to(10_000),
+        pytest.raises(OSError) as info,
+        folder_aside(tmp_path / "made") as aside,
+    ):
+        (aside / "small").write_text("1")
+        (aside / "large").write_bytes(b"x" * 100_000)
+    assert info.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [1.0, float("-inf")]}])
+def test_json_without_a_standard_meaning_is_refused(value: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_read_back(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None, "☕"], "b": {"c": True}}
+    write_json(tmp_path / "x.json", value)
+    assert json.loads((tmp_path / "x.json").read_text()) == value
