@@ -1,0 +1,47 @@
+"""Configurations of small runs, composed from conf/ as the command does."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from masked_sae.commands import typed_config
+from masked_sae.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+
+
+def small_overrides(lm: Path, corpus: Path, out: Path) -> list[str]:
+    """Settings under which a run takes about a second: 24 steps of 64 activations, three windows."""
+    return [
+        f"lm.name={lm}",
+        "lm.hook_name=blocks.1.hook_resid_post",
+        "lm.batch_size=8",
+        "data=text",
+        f"data.path={corpus}",
+        f"data.store_dir={out / 'tokens'}",
+        "data.context_length=16",
+        "data.batch_size=64",
+        "data.train_tokens=1536",
+        "data.window_tokens=512",
+        "data.scale_tokens=256",
+        "data.max_epochs=10",
+        "data.validation_share=0.2",
+        "sae.d_sae=64",
+        "sae.k=4",
+        "sae.aux_k=8",
+        "sae.dead_after_tokens=256",
+        "optim.warmup_steps=4",
+        "trainer.device=cpu",
+        "trainer.threads=1",
+        "trainer.log_every_steps=2",
+        "trainer.checkpoint_every_steps=5",
+        "trainer.progress=false",
+        "logger.wandb.mode=disabled",
+        "eval.tokens=512",
+        f"output_dir={out / 'runs'}",
+    ]
+
+
+def small_config(lm: Path, corpus: Path, out: Path, *overrides: str) -> RunConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        return typed_config(compose("train", [*small_overrides(lm, corpus, out), *overrides]))
