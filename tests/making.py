@@ -40,13 +40,14 @@ _SHAPE = {
 
 def make_neox(folder: Path, seed: int = 0) -> Path:
     """A random GPT-NeoX checkpoint whose tokenizer gives one token a byte, and `<|endoftext|>`."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     torch.manual_seed(seed)
     config = GPTNeoXConfig(vocab_size=260, bos_token_id=0, eos_token_id=0, initializer_range=0.2, **_SHAPE)
     GPTNeoXForCausalLM(config).save_pretrained(folder)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=257, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False

@@ -135,7 +135,9 @@ def test_a_larger_share_holds_out_the_same_documents_and_more(key: str, share: f
 
 def test_the_split_is_the_same_in_every_process() -> None:
     keys = [f"stdlib/{i}.py" for i in range(200)]
-    program = "import sys; from masked_sae.documents import in_validation as v; print([v(k, 0.3) for k in sys.argv[1:]])"
+    program = (
+        "import sys; from masked_sae.documents import in_validation as v; print([v(k, 0.3) for k in sys.argv[1:]])"
+    )
     for hash_seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}
         run = subprocess.run([sys.executable, "-c", program, *keys], env=environment, capture_output=True, check=True)
@@ -195,9 +197,7 @@ def test_a_file_with_another_suffix_is_refused(tmp_path: Path) -> None:
         ("t.parquet", b"", "Parquet"),
     ],
 )
-def test_a_file_that_is_not_what_its_name_says_is_refused(
-    name: str, content: bytes, hint: str, tmp_path: Path
-) -> None:
+def test_a_file_that_is_not_what_its_name_says_is_refused(name: str, content: bytes, hint: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     message = refused(path)

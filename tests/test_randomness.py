@@ -66,7 +66,7 @@ def test_permute_needs_memory_for_its_argument_only() -> None:
     ],
     ids=["numpy", "torch"],
 )
-def test_generators_are_repeatable_and_independent_by_seed_purpose_and_index(draw) -> None:  # noqa: ANN001
+def test_generators_are_repeatable_and_independent_by_seed_purpose_and_index(draw) -> None:
     keys = [(seed, purpose, index) for seed in (0, 1) for purpose in ("shuffle", "token mask") for index in (0, 1)]
     draws = {key: draw(*key) for key in keys}
     for key in keys:

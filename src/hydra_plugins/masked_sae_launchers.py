@@ -8,6 +8,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from masked_sae.commands import typed_config
+from masked_sae.config import RunConfig, check
+
 
 class _SweepLauncher(Launcher):
     def __init__(self) -> None:
@@ -17,23 +20,24 @@ class _SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
 
-    def _jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[tuple[DictConfig, Mapping[str, str]]]:
+    def _jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[tuple[RunConfig, Mapping[str, str]]]:
         assert self._context is not None and self._config is not None
         swept = _swept(job_overrides, self._config.hydra.sweeper.params or {})
         loader = self._context.config_loader
-        return [
-            (loader.load_sweep_config(self._config, list(overrides)), values)
-            for overrides, values in zip(job_overrides, swept, strict=True)
-        ]
+        configs = [typed_config(loader.load_sweep_config(self._config, list(job))) for job in job_overrides]
+        for config in configs:
+            check(config)  # before the heavy libraries are read in, and before any member starts
+        return list(zip(configs, swept, strict=True))
 
 
 class LocalLauncher(_SweepLauncher):
     """Trains the members of a sweep one after another, in this process."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        jobs = self._jobs(job_overrides)
         from masked_sae.sweeping import identify_all, train_here
 
-        train_here(identify_all(self._jobs(job_overrides)))
+        train_here(identify_all(jobs))
         return []
 
 
@@ -49,10 +53,11 @@ class SlurmLauncher(_SweepLauncher):
         self._settings = settings
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        jobs = self._jobs(job_overrides)
         from masked_sae.slurm import submit_and_wait
         from masked_sae.sweeping import identify_all
 
-        submit_and_wait(identify_all(self._jobs(job_overrides)), self._settings)
+        submit_and_wait(identify_all(jobs), self._settings)
         return []
 
 

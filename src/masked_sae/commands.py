@@ -23,6 +23,12 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _OURS = "MASKED_SAE_FULL_ERROR_SET"
 
 
+def flags_last(arguments: list[str]) -> list[str]:
+    """Has `+sweep=mask_rate -m seed=1` mean what it says: Hydra's parser takes no setting after a flag."""
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    return [argument for argument in arguments if argument not in flags] + flags
+
+
 @contextmanager
 def clear_errors() -> Generator[None]:
     """Ends the command with one line on stderr and a non-zero exit where the user made a mistake.
@@ -71,8 +77,8 @@ def _explain_composition(error: Exception) -> str:
         return f"{key[2]}={wanted}: expected one of {options}"
     if key := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{key[1]}=???: expected a value: it has no default"
-    if key := re.search(r"Value '([^']*)'.* could not be converted to (\w+) full_key: (\S+)", text):
-        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(key[2], key[2])
+    if key := re.search(r"Value '([^']*)'.* (?:be converted to|is not a valid) (\w+).* full_key: (\S+)", text):
+        kind = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(key[2], key[2])
         return f"{key[3]}={key[1]}: expected {kind}"
     return text
 

@@ -1,5 +1,6 @@
 """What can be chosen, typed: `conf/` holds the values, these dataclasses the names and types."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,10 +148,12 @@ def check(config: RunConfig) -> None:
     _check_data(config.data)
     _check_mask(config.mask)
     _check_sae(config.sae)
+    _at_least("seed", config.seed, 0)
     _one_of("lm.dtype", config.lm.dtype, DTYPES)
     _one_of("trainer.device", config.trainer.device, DEVICES)
     _one_of("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES)
-    _above("optim.lr", config.optim.lr, 0)
+    if not 0 < config.optim.lr < math.inf:
+        raise InputError("optim.lr", config.optim.lr, "a finite number above 0")
     _at_least("optim.warmup_steps", config.optim.warmup_steps, 0)
     _share("optim.decay_fraction", config.optim.decay_fraction)
     _at_least("optim.gradient_clip", config.optim.gradient_clip, 0)
@@ -199,7 +202,7 @@ def _check_mask(mask: MaskConfig) -> None:
     _one_of("mask.token.loss_positions", token.loss_positions, LOSS_POSITIONS)
     _one_of("mask.token.target", token.target, TARGETS)
     _one_of("mask.token.schedule", token.schedule, SCHEDULES)
-    if token.span < 1:
+    if not token.span >= 1:
         raise InputError("mask.token.span", token.span, "a mean span length of at least 1 (1: independent tokens)")
     lowest, highest = token_rate_range(token)
     if token.loss_positions == "masked" and lowest == 0:
@@ -231,7 +234,7 @@ def _check_sae(sae: SAEConfig) -> None:
     _one_of("sae.compute_dtype", sae.compute_dtype, DTYPES)
     if sae.architecture == "matryoshka":
         fractions = sae.group_fractions
-        if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        if not fractions or not min(fractions) > 0 or not abs(sum(fractions) - 1) <= 1e-6:
             raise InputError("sae.group_fractions", fractions, "positive fractions of d_sae that sum to 1")
         if len(fractions) > sae.d_sae:
             raise InputError("sae.group_fractions", fractions, f"at most sae.d_sae={sae.d_sae} groups")

@@ -61,23 +61,30 @@ def find_text_files(patterns: Sequence[str]) -> list[Path]:
     Raises:
         InputError: a pattern names nothing, or a named file has another suffix.
     """
-    found: set[Path] = set()
+    found: dict[Path, Path] = {}  # by what a name leads to; the name itself tells the format
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        if path.is_dir():
-            matches = [p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file()]
-        elif path.is_file():
-            matches = [path]
-        else:
-            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute patterns, too
-            matches = [Path(name) for name in names if Path(name).is_file()]
+        try:
+            matches = _matches(path)
+        except OSError as error:
+            raise InputError("data.path", pattern, f"a readable path ({error.strerror or error})") from error
         if not matches:
             raise InputError("data.path", pattern, "a file, folder or glob that holds .txt, .jsonl or .parquet files")
         for match in matches:
             if match.suffix not in TEXT_SUFFIXES:
                 raise InputError("data.path", match, f"files that end in one of {' '.join(TEXT_SUFFIXES)}")
-        found.update(p.resolve() for p in matches)
-    return sorted(found)
+        for match in matches:
+            found.setdefault(match.resolve(), match.absolute())
+    return sorted(found.values())
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file())
+    if path.is_file():
+        return [path]
+    names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute patterns, too
+    return [Path(name) for name in sorted(names) if Path(name).is_file()]
 
 
 def text_documents(files: Sequence[Path], column: str = TEXT_COLUMN) -> Iterator[Document]:
@@ -147,6 +154,8 @@ def _texts_of_parquet(path: Path, column: str) -> Iterator[str]:
     try:
         with pq.ParquetFile(path) as file:
             kind = file.schema_arrow.field(column).type if column in file.schema_arrow.names else None
+            if kind is not None and pa.types.is_dictionary(kind):
+                kind = kind.value_type
             if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 raise InputError("data.path", path, f"a Parquet file with a string column {column!r} (set data.column)")
             for batch in file.iter_batches(batch_size=256, columns=[column]):
@@ -156,10 +165,11 @@ def _texts_of_parquet(path: Path, column: str) -> Iterator[str]:
 
 
 def content_digest(files: Sequence[Path]) -> str:
-    """One digest of the files' bytes, in order; paths and times do not enter."""
+    """One digest of the files' formats and bytes, in order; paths and times do not enter."""
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
         try:
+            digest.update(path.suffix.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
         except OSError as error:

@@ -5,10 +5,10 @@ class InputError(ValueError):
     """A value that cannot be used: names the key or place, the value, and what would be valid."""
 
     def __init__(self, key: str, value: object, valid: str) -> None:
-        super().__init__(f"{key}={value}: expected {valid}")
         self.key = key
         self.value = value
-        self.valid = valid
+        self.valid = " ".join(valid.split())  # other libraries' messages may have several lines
+        super().__init__(f"{key}={value}: expected {self.valid}")
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, object, str]]:
         return InputError, (self.key, self.value, self.valid)

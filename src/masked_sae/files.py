@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
@@ -17,7 +18,8 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
     os.close(handle)
     aside = Path(name)
     try:
-        write(aside)
+        with _naming(path):
+            write(aside)
         aside.chmod(0o666 & ~_umask())
         sync(aside)
         aside.replace(path)
@@ -44,7 +46,8 @@ def folder_aside(path: Path) -> Generator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield aside
+        with _naming(path):
+            yield aside
         aside.chmod(0o777 & ~_umask())
         for file in aside.rglob("*"):
             sync(file)
@@ -53,6 +56,21 @@ def folder_aside(path: Path) -> Generator[Path]:
     finally:
         if aside.exists():
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Has errors of the disk say where, safetensors' too, which are no OSError."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def sync(path: Path) -> None:

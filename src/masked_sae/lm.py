@@ -106,7 +106,7 @@ class LM:
         tokens_NT = torch.zeros((2, 7), dtype=torch.long)  # unequal axes, so that they can be told apart
         try:
             x_NTD = self.activations(tokens_NT)
-        except IndexError:
+        except (IndexError, ValueError, AttributeError):  # never reached, switched off in the bridge, or no tensor
             raise InputError("lm.hook_name", self.hook_name, "a hook point that this LM's forward reaches") from None
         if x_NTD.shape[:2] != tokens_NT.shape:
             valid = (
@@ -163,9 +163,12 @@ def load_tokenizer(name: str) -> Any:
 
     folder = find_checkpoint(name)
     try:
-        return AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False)
     except (OSError, ValueError) as error:
         raise InputError("lm.name", name, f"a checkpoint with a tokenizer ({_first_line(error)})") from error
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made up from the configuration, without vocabulary
+        raise InputError("lm.name", name, "a checkpoint with a tokenizer: this folder holds none")
+    return tokenizer
 
 
 def load_lm(name: str, hook_name: str, dtype: str = "float32", device: str = "cpu", tokenizer: Any = None) -> LM:
@@ -176,6 +179,7 @@ def load_lm(name: str, hook_name: str, dtype: str = "float32", device: str = "cp
     """
     import logging
 
+    from safetensors import SafetensorError
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
@@ -187,7 +191,7 @@ def load_lm(name: str, hook_name: str, dtype: str = "float32", device: str = "cp
     try:
         architectures = AutoConfig.from_pretrained(folder).architectures or [""]
         bridge = TransformerBridge.boot_transformers(str(folder), dtype=getattr(torch, dtype), device=device)
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
         raise InputError(
             "lm.name", name, f"a checkpoint that TransformerBridge reads ({_first_line(error)})"
         ) from error

@@ -60,9 +60,12 @@ def assemble(run: Identified, device: torch.device) -> Parts:
         InputError: the text is too short, the run too long, or the LM or its hook point is not there.
     """
     config, tokenizer = run.config, run.tokenizer
+    lm = load_lm(config.lm.name, config.lm.hook_name, config.lm.dtype, str(device), tokenizer)
     special = special_tokens(tokenizer)
-    store = token_store(run.corpus, config.data, tokenizer, special.separator, config.trainer.progress)
     length = config.data.context_length
+    if lm.context_limit is not None and length > lm.context_limit:
+        raise InputError("data.context_length", length, f"at most {lm.context_limit}, the LM's own limit")
+    store = token_store(run.corpus, config.data, tokenizer, special.separator, config.trainer.progress)
     training = make_layout(store.split("train"), length, special)
     held_out = make_layout(store.split("validation"), length, special)
     separators = store.meta.train.separators / store.meta.train.tokens
@@ -70,9 +73,6 @@ def assemble(run: Identified, device: torch.device) -> Parts:
     data = config.data
     plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, training.content_length, share)
     plan.check_epochs(len(training), data.max_epochs)
-    lm = load_lm(config.lm.name, config.lm.hook_name, config.lm.dtype, str(device), tokenizer)
-    if lm.context_limit is not None and length > lm.context_limit:
-        raise InputError("data.context_length", length, f"at most {lm.context_limit}, the LM's own limit")
     stream = ActivationStream(
         lm,
         training,

@@ -90,6 +90,7 @@ class Plan:
     batches_per_window: int
     sequences_per_window: int
     steps: int
+    train_tokens: int  # as asked for
 
     @classmethod
     def make(
@@ -98,7 +99,7 @@ class Plan:
         steps = train_tokens // batch_size
         batches = min(max(1, window_tokens // batch_size), steps)
         n_sequences = math.ceil(_SPARE * batches * batch_size / (content_length * kept_share))
-        return cls(batch_size, batches, n_sequences, steps)
+        return cls(batch_size, batches, n_sequences, steps, train_tokens)
 
     @property
     def window_tokens(self) -> int:
@@ -121,13 +122,15 @@ class Plan:
         """
         epochs = self.sequences / corpus_sequences
         if epochs > max_epochs:
-            windows = int(corpus_sequences * max_epochs) // self.sequences_per_window
-            most = windows * self.window_tokens
-            asked = self.steps * self.batch_size
+            readable = int(corpus_sequences * max_epochs)
+            batches = readable // self.sequences_per_window * self.batches_per_window
+            if batches == 0:  # less than a window: then a shorter run has a smaller one
+                batches = readable * self.batches_per_window // self.sequences_per_window
             valid = (
-                f"at most {most} here: that is {epochs:.2f} epochs of the corpus, and data.max_epochs={max_epochs:g}"
+                f"at most {batches * self.batch_size} here: that is {epochs:.2f} epochs of the corpus, "
+                f"and data.max_epochs={max_epochs:g}"
             )
-            raise InputError("data.train_tokens", asked, valid)
+            raise InputError("data.train_tokens", self.train_tokens, valid)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ class ActivationStream:
         """Batch `index` of the run; computes its window unless that is the one at hand."""
         window_index, within = divmod(index, self.plan.batches_per_window)
         if window_index != self._window_index or self._window is None:
+            self._window_index = -1  # until it is whole: the memory is that of the window before
             self._window = self._compute(window_index, reuse=self._window)
             self._window_index = window_index
         window = self._window

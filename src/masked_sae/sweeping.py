@@ -8,11 +8,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
-
-from masked_sae.commands import FAILED, INTERRUPTED, explain, typed_config
+from masked_sae.commands import FAILED, INTERRUPTED, explain
 from masked_sae.config import RunConfig
-from masked_sae.preparation import Identified, identify
+from masked_sae.preparation import identify
 from masked_sae.runs.lock import HeldError
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep import Member, record_members
@@ -41,16 +39,13 @@ def train_alone(config: RunConfig) -> None:
         sys.exit(INTERRUPTED)
 
 
-def identify_all(jobs: Sequence[tuple[DictConfig, Mapping[str, str]]]) -> list[Job]:
+def identify_all(jobs: Sequence[tuple[RunConfig, Mapping[str, str]]]) -> list[Job]:
     """Names every member before any is trained.
 
     Raises:
         InputError: a member's configuration cannot work.
     """
-    runs: list[tuple[Identified, Mapping[str, str]]] = [
-        (identify(typed_config(config), swept), swept) for config, swept in jobs
-    ]
-    return [Job(run.config, Member(run.folder, swept)) for run, swept in runs]
+    return [Job(config, Member(identify(config, swept).folder, swept)) for config, swept in jobs]
 
 
 def train_here(jobs: Sequence[Job]) -> None:

@@ -107,7 +107,7 @@ def test_a_member_that_fails_is_named_and_the_others_are_done(
     done = sweep.run("mask.token.rate=0.1", "optim.lr=0.001,1e30")
     assert done.returncode == 1
     assert sorted(state.status for state in sweep.states().values()) == ["done", "failed"]
-    assert "optim.lr=1e30" in done.stdout and "the loss is" in done.stdout
+    assert "optim.lr=1e+30" in done.stdout and "the loss is" in done.stdout
     assert "1 of 2 runs failed" in done.stderr
 
 

@@ -1,0 +1,207 @@
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hydra.errors import HydraException
+from making import ROOT, compose
+from omegaconf.errors import OmegaConfBaseException
+
+from masked_sae.commands import explain
+from masked_sae.config import ARCHITECTURES, check
+from masked_sae.errors import InputError
+
+
+def refusal(overrides: Sequence[str]) -> InputError:
+    with pytest.raises(InputError) as info:
+        check(compose(overrides))
+    assert "\n" not in str(info.value)
+    return info.value
+
+
+@pytest.mark.parametrize(
+    ("override", "valid"),
+    [
+        ("sae.d_sae=0", "1"),
+        ("sae.d_sae=-5", "1"),
+        ("sae.k=0", "1 to sae.d_sae=2048"),
+        ("sae.k=2049", "1 to sae.d_sae=2048"),
+        ("sae.aux_k=2049", "2048"),
+        ("sae.aux_k=-1", "0"),
+        ("sae.aux_coefficient=-0.1", "0"),
+        ("sae.dead_after_tokens=0", "1"),
+        ("sae.threshold_decay=1.0", "1"),
+        ("sae.compute_dtype=float16", "float32, bfloat16"),
+        ("sae.architecture=gated", ", ".join(ARCHITECTURES)),
+        ("sae.group_fractions=[0.5,0.4]", "sum to 1"),
+        ("sae.group_fractions=[1.5,-0.5]", "positive"),
+        ("sae.group_fractions=[]", "sum to 1"),
+        ("sae.group_fractions=[nan,0.5]", "sum to 1"),
+        ("mask.token.rate=1.1", "0 to 1"),
+        ("mask.token.rate=-0.1", "0 to 1"),
+        ("mask.token.rate=nan", "0 to 1"),
+        ("mask.token.initial_rate=2", "0 to 1"),
+        ("mask.latent.rate=1.5", "0 to 1"),
+        ("mask.input.rate=-1", "0 to 1"),
+        ("mask.token.span=0.5", "at least 1"),
+        ("mask.token.span=nan", "at least 1"),
+        ("mask.token.loss_positions=some", "all, unmasked, masked"),
+        ("mask.token.target=dirty", "masked, clean"),
+        ("mask.token.schedule=exponential", "constant, linear, cosine"),
+        ("data.source=web", "stdlib, text, hub"),
+        ("data.context_length=3", "4"),
+        ("data.batch_size=0", "1"),
+        ("data.train_tokens=1000", "1024"),
+        ("data.window_tokens=1000", "data.batch_size=1024"),
+        ("data.scale_tokens=0", "1"),
+        ("data.max_epochs=0", "above 0"),
+        ("data.validation_share=0", "between 0 and 1"),
+        ("data.validation_share=1", "between 0 and 1"),
+        ("optim.lr=0", "above 0"),
+        ("optim.lr=-1e-3", "above 0"),
+        ("optim.lr=nan", "above 0"),
+        ("optim.lr=inf", "finite"),
+        ("optim.warmup_steps=-1", "0"),
+        ("optim.decay_fraction=1.2", "0 to 1"),
+        ("optim.gradient_clip=-1", "0"),
+        ("lm.dtype=float8", "float32, bfloat16"),
+        ("lm.batch_size=0", "1"),
+        ("eval.tokens=0", "1"),
+        ("eval.batch_size=0", "1"),
+        ("eval.dense_frequency=1.1", "0 to 1"),
+        ("trainer.device=tpu", "auto, cpu, cuda"),
+        ("trainer.threads=0", "1"),
+        ("trainer.log_every_steps=0", "1"),
+        ("trainer.checkpoint_every_steps=0", "1"),
+        ("logger.wandb.mode=maybe", "auto, online, offline, disabled"),
+        ("name=a/b", "folder name"),
+        ("name=..", "folder name"),
+        ("seed=-1", "0"),
+    ],
+)
+def test_a_bad_value_is_refused_naming_key_value_and_what_is_valid(override: str, valid: str) -> None:
+    key, _, value = override.partition("=")
+    error = refusal([override])
+    assert error.key == key
+    assert str(error).startswith(f"{key}=")
+    assert valid in error.valid
+    try:
+        assert float(str(error.value)) == pytest.approx(float(value), nan_ok=True)
+    except ValueError:  # no number
+        assert str(error.value).replace(" ", "") == value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["mask.token.loss_positions=masked", "mask.token.rate=0"], "mask.token.rate"),
+        (["mask.token.loss_positions=masked", "mask.token.schedule=linear"], "mask.token.initial_rate"),
+        (["mask.token.loss_positions=unmasked", "mask.token.rate=1"], "mask.token.rate"),
+        (
+            ["mask.token.loss_positions=unmasked", "mask.token.schedule=cosine", "mask.token.initial_rate=1"],
+            "mask.token.initial_rate",
+        ),
+    ],
+)
+def test_a_rate_that_leaves_the_loss_no_position_is_refused(overrides: list[str], key: str) -> None:
+    assert refusal(overrides).key == key
+
+
+def test_sources_without_their_text_are_refused() -> None:
+    for overrides in (["data=text"], ["data=text", "data.path=[]"]):
+        assert refusal(overrides).key == "data.path"
+    for overrides in (["data=hub"], ["data=hub", "data.name=null"]):
+        assert refusal(overrides).key == "data.name"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        *([f"mask={mask}"] for mask in ("none", "token", "latent", "input")),
+        *([f"sae={sae}"] for sae in ARCHITECTURES),
+        *([f"lm={lm}"] for lm in ("tiny", "pythia_70m", "pythia_160m", "gemma_2_2b")),
+        ["data=text", "data.path=corpus/"],
+        ["data=hub", "data.name=monology/pile-uncopyrighted"],
+        ["mask.token.rate=1", "mask.latent.rate=0", "mask.input.rate=1"],
+        ["mask.token.loss_positions=masked", "mask.token.rate=1"],
+        ["sae.d_sae=5", "sae.k=5", "sae.aux_k=0"],
+        ["data.context_length=4", "data.batch_size=1", "data.train_tokens=1", "data.window_tokens=1"],
+        ["optim.decay_fraction=0", "optim.warmup_steps=0", "optim.gradient_clip=0"],
+    ],
+    ids=lambda overrides: " ".join(overrides) or "defaults",
+)
+def test_every_choice_and_every_limit_is_accepted(overrides: list[str]) -> None:
+    check(compose(overrides))
+
+
+def test_a_mask_preset_only_sets_rates() -> None:
+    def settings(preset: str) -> dict[str, Any]:
+        return asdict(compose([f"mask={preset}"]).mask)
+
+    none = settings("none")
+    assert [none[kind]["rate"] for kind in ("token", "latent", "input")] == [0, 0, 0]
+    for kind in ("token", "latent", "input"):
+        chosen = settings(kind)
+        assert chosen[kind].pop("rate") > 0
+        expected = settings("none")
+        del expected[kind]["rate"]
+        assert chosen == expected
+
+
+def test_one_path_is_a_list_of_one() -> None:
+    assert compose(["data=text", "data.path=corpus/*.txt"]).data.path == ["corpus/*.txt"]
+    assert compose(["data=text", "data.path=[a.txt,b.jsonl]"]).data.path == ["a.txt", "b.jsonl"]
+
+
+def explained(overrides: Sequence[str]) -> str:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as info:
+        compose(overrides)
+    line = explain(info.value)
+    assert line is not None
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("mask.token.rte=0.1", ["mask.token.rte", "mask.token.rate"]),
+        ("mask.rate=0.1", ["mask.rate", "mask.token.rate"]),
+        ("d_sae=64", ["d_sae", "sae.d_sae"]),
+        ("+sae.d_sea=64", ["sae.d_sea", "sae.d_sae"]),
+        ("+nonsense=1", ["nonsense"]),
+        ("data.path=corpus/", ["data.path", "option"]),
+        ("sae=topp", ["sae=topp", "topk", "batch_topk", "matryoshka"]),
+        ("mask=tokens", ["mask=tokens", "token", "latent", "input", "none"]),
+        ("sae.d_sae=many", ["sae.d_sae=many", "whole number"]),
+        ("sae.d_sae=1.5", ["sae.d_sae=1.5", "whole number"]),
+        ("mask.token.rate=high", ["mask.token.rate=high", "a number"]),
+        ("trainer.progress=maybe", ["trainer.progress=maybe", "true or false"]),
+        ("seed=null", ["seed"]),
+    ],
+)
+def test_a_mistake_in_composition_is_one_line_that_names_it(override: str, parts: list[str]) -> None:
+    line = explained([override])
+    for part in parts:
+        assert part in line
+
+
+def test_an_input_error_crosses_processes_whole() -> None:
+    error = InputError("sae.k", 9, "1 to sae.d_sae=8")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error) == "sae.k=9: expected 1 to sae.d_sae=8"
+    assert (copy.key, copy.value, copy.valid) == ("sae.k", 9, "1 to sae.d_sae=8")
+
+
+def test_what_is_not_a_users_mistake_keeps_its_traceback() -> None:
+    assert explain(RuntimeError("of ours")) is None
+    assert explain(FileNotFoundError(2, "No such file", "x")) is None
+
+
+def test_help_needs_no_torch() -> None:
+    program = "import sys; import src.train; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
