@@ -80,6 +80,7 @@ class SAEConfig:
     dead_after_tokens: int
     threshold_decay: float
     compute_dtype: str
+    reference: bool  # train by dense products
     group_fractions: list[float] = field(default_factory=list)  # matryoshka
 
 

@@ -26,11 +26,13 @@ class Corpus:
     Attributes:
         content: a digest of the text, or for a hub's dataset its name and version.
         documents: reads it.
+        origin: the configuration key and value that name it.
         token_limit: training tokens after which reading stops; None reads all.
     """
 
     content: str
     documents: Callable[[], Iterator[Document]]
+    origin: tuple[str, str]
     token_limit: int | None = None
 
 
@@ -43,16 +45,16 @@ def find_corpus(data: DataConfig, tokens_needed: int) -> Corpus:
     if data.source == "text":
         files = find_text_files(data.path)
         content = f"text/{content_digest(files)}/{data.column}"
-        return Corpus(content, lambda: text_documents(files, data.column))
+        return Corpus(content, lambda: text_documents(files, data.column), ("data.path", ", ".join(data.path)))
     if data.source == "hub":
         name = data.name or ""
         content = f"hub/{name}/{data.revision}/{data.split}/{data.column}/{tokens_needed}"
         documents = lambda: hub_documents(name, data.split, data.column, data.revision)  # noqa: E731
-        return Corpus(content, documents, tokens_needed)
+        return Corpus(content, documents, ("data.name", name), tokens_needed)
     digest = hashlib.blake2b(digest_size=16)
     for document in stdlib_documents():
         digest.update(document.key.encode() + b"\0" + document.text.encode() + b"\0")
-    return Corpus(f"stdlib/{digest.hexdigest()}", stdlib_documents)
+    return Corpus(f"stdlib/{digest.hexdigest()}", stdlib_documents, ("data", "stdlib"))
 
 
 def tokens_needed(data: DataConfig, kept_share: float) -> int:
@@ -71,5 +73,6 @@ def token_store(corpus: Corpus, data: DataConfig, tokenizer: Any, separator: int
         separator,
         data.validation_share,
         token_limit=corpus.token_limit,
+        origin=corpus.origin,
         progress=progress,
     )

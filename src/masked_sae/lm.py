@@ -103,14 +103,14 @@ class LM:
             near = difflib.get_close_matches(self.hook_name, known, n=3, cutoff=0.5)
             hint = "; near: " + ", ".join(near) if near else ""
             raise InputError("lm.hook_name", self.hook_name, f"a hook point such as {_an_example(known)}{hint}")
-        tokens_NT = torch.zeros((2, 7), dtype=torch.long)  # unequal axes, so that they can be told apart
+        tokens_NT = torch.zeros((2, 11), dtype=torch.long)  # unequal axes, so that they can be told apart
         try:
             x_NTD = self.activations(tokens_NT)
         except (IndexError, ValueError, AttributeError):  # never reached, switched off in the bridge, or no tensor
             raise InputError("lm.hook_name", self.hook_name, "a hook point that this LM's forward reaches") from None
         if x_NTD.shape[:2] != tokens_NT.shape:
             valid = (
-                f"a hook point with one vector for each token (this one gives {tuple(x_NTD.shape)} for 2 x 7 tokens)"
+                f"a hook point with one vector for each token (this one gives {tuple(x_NTD.shape)} for 2 x 11 tokens)"
             )
             raise InputError("lm.hook_name", self.hook_name, valid)
         return x_NTD.shape[2]

@@ -112,6 +112,7 @@ def make_sae(settings: SAEConfig, d_in: int, seed: int) -> SAE:
         "aux_coefficient": settings.aux_coefficient,
         "dead_after_tokens": settings.dead_after_tokens,
         "compute_dtype": getattr(torch, settings.compute_dtype),
+        "reference": settings.reference,
         "generator": torch_generator(seed, "initial weights"),
     }
     if settings.architecture == "topk":

@@ -74,12 +74,16 @@ def open_or_build(
     separator: int | None,
     validation_share: float,
     token_limit: int | None = None,
+    origin: tuple[str, str] = ("data", "documents"),
     progress: bool = True,
 ) -> TokenStore:
     """The store named `key`; built from the documents where it does not exist yet, up to a number of training tokens.
 
     Of several jobs that want the same store one builds it and the others wait; a job that dies leaves nothing that
     counts as a store.
+
+    Args:
+        origin: the configuration key and value that the documents come from, for what is said of them.
 
     Raises:
         InputError: the documents hold no text, or all of them fell into one split.
@@ -89,7 +93,7 @@ def open_or_build(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "meta.json").exists():
-                _build(folder, documents, tokenizer, separator, validation_share, token_limit, progress)
+                _build(folder, documents, tokenizer, separator, validation_share, token_limit, origin, progress)
     meta = json.loads((folder / "meta.json").read_text())
     splits = [SplitMeta(**meta[name]) for name in SPLITS]
     return TokenStore(folder, StoreMeta(meta["format"], meta["dtype"], *splits))
@@ -102,6 +106,7 @@ def _build(
     separator: int | None,
     validation_share: float,
     token_limit: int | None,
+    origin: tuple[str, str],
     progress: bool,
 ) -> None:
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
@@ -122,15 +127,15 @@ def _build(
                 bar.update(len(ended))
                 if token_limit is not None and counts["train"]["tokens"] >= token_limit:
                     break
-        _refuse_empty(counts, validation_share)
+        _refuse_empty(counts, validation_share, origin)
         meta = StoreMeta(_FORMAT, np.dtype(dtype).name, SplitMeta(**counts["train"]), SplitMeta(**counts["validation"]))
         write_json(aside / "meta.json", asdict(meta))
 
 
-def _refuse_empty(counts: dict[str, dict[str, int]], validation_share: float) -> None:
+def _refuse_empty(counts: dict[str, dict[str, int]], validation_share: float, origin: tuple[str, str]) -> None:
     total = sum(split["documents"] for split in counts.values())
     if total == 0:
-        raise InputError("data", "no text", "documents that are not empty")
+        raise InputError(*origin, "documents that are not empty")
     for name in SPLITS:
         if counts[name]["documents"] == 0:
             valid = f"a share that leaves documents on both sides; of {total} none fell into the {name} split"

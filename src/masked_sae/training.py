@@ -1,6 +1,7 @@
 """One run from its configuration to its results: what `python -m src.train` does."""
 
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -55,8 +56,9 @@ def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patienc
                 return state
             if config.force:
                 _clear(folder)
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    threads = config.trainer.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 0))
+    if threads:
+        torch.set_num_threads(threads)
     device = find_device(config.trainer.device)
     parts = assemble(run, device)
     origin = None if folder.checkpoints.exists() else _origin(parts, config)
@@ -125,11 +127,17 @@ def _train(
     config, folder = run.config, run.folder
     module = _make_module(config, parts, origin, device)
     resumed_at = 0 if checkpoint is None else checkpoint.meta["step"]
-    wandb_logger = make_wandb_logger(
-        config.logger.wandb, run_id=folder.run_id, group=config.name, folder=folder.path, config=asdict(config)
-    )
     progress = ProgressCallback(config.data.batch_size, config.trainer.progress)
-    sinks: list[Sink] = [CurveFile(folder.metrics, resumed_at), progress]
+    curve = CurveFile(folder.metrics, resumed_at)
+    sinks: list[Sink] = [curve, progress]
+    wandb_logger = make_wandb_logger(
+        config.logger.wandb,
+        run_id=folder.run_id,
+        group=config.name,
+        folder=folder.path,
+        config=asdict(config),
+        logged_until=curve.reached if resumed_at else 0,
+    )
     if wandb_logger is not None:
         wandb_logger.begin()
         sinks.append(wandb_logger.metrics)

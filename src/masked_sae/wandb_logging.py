@@ -19,7 +19,11 @@ _PATIENCE_SECONDS = 3.0
 class ForgivingWandbLogger(WandbLogger):
     """Logs to W&B until W&B fails, then warns once and falls silent."""
 
-    _failed = False
+    def __init__(self, *, logged_until: int = 0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous")  # Lightning always passes it, and W&B warns of it
+        self.logged_until = logged_until  # steps that an earlier attempt has logged
+        self._failed = False
 
     def begin(self) -> None:
         """Starts the W&B run; tokens are the x axis of everything."""
@@ -32,7 +36,9 @@ class ForgivingWandbLogger(WandbLogger):
         self._forgive(start)
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """A sink for training metrics."""
+        """A sink for training metrics; each step is logged once, however often a run is resumed."""
+        if values["step"] <= self.logged_until:
+            return
         payload = {key if key == "tokens" else f"train/{key}": value for key, value in values.items() if key != "step"}
 
         def log() -> None:
@@ -66,11 +72,12 @@ class ForgivingWandbLogger(WandbLogger):
 
 
 def make_wandb_logger(
-    settings: WandbConfig, *, run_id: str, group: str, folder: Path, config: dict[str, Any]
+    settings: WandbConfig, *, run_id: str, group: str, folder: Path, config: dict[str, Any], logged_until: int = 0
 ) -> ForgivingWandbLogger | None:
     """The run's logger, not yet begun; None where W&B is disabled.
 
-    The W&B id follows from group and run id, so a run that is started again goes on in the same W&B run.
+    The W&B id follows from group and run id, so a run that is resumed goes on in the same W&B run, after the step
+    `logged_until`; with 0 the W&B run starts over.
     """
     mode = _resolve(settings.mode)
     if mode == "disabled":
@@ -84,11 +91,12 @@ def make_wandb_logger(
         name=run_id,
         group=group,
         tags=list(settings.tags),
-        dir=str(folder),
+        save_dir=str(folder),
         config=config,
         mode=mode,
-        resume="allow",
+        resume="allow" if logged_until else None,  # None: overwrites a run of this id
         reinit="create_new",
+        logged_until=logged_until,
     )
 
 

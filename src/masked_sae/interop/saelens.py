@@ -14,6 +14,8 @@ from masked_sae.files import folder_aside, write_json
 from masked_sae.saes import SAE
 from masked_sae.saes.batch_topk import BatchTopKSAE
 
+_FORMAT_VERSION = "6.54.0"  # of SAELens; below 6 it would read another format
+
 
 def export_sae(folder: Path, sae: SAE, scale: float, metadata: dict[str, Any]) -> None:
     """Writes the SAE for the LM's own activations: the training scale is folded in, decoder rows keep unit norm.
@@ -32,7 +34,7 @@ def export_sae(folder: Path, sae: SAE, scale: float, metadata: dict[str, Any]) -
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": metadata,
+        "metadata": {"sae_lens_version": _FORMAT_VERSION, **metadata},
     }
     if folder.exists():
         return  # written aside and renamed: whole

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from masked_sae.saes.sae import SAE
-from masked_sae.saes.selection import topk_of_batch
 
 
 class BatchTopKSAE(SAE):
@@ -38,19 +37,16 @@ class BatchTopKSAE(SAE):
         """
         return self.threshold_mean / self.threshold_weight.clamp_min(torch.finfo(torch.float32).tiny)
 
-    def select(self, pre_BF: Tensor) -> Tensor:
-        f_BF = topk_of_batch(pre_BF, self.k)
-        if self.training:
-            self._learn_threshold(f_BF)
-        return f_BF
+    def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
+        return pre_BF.reshape(1, -1), self.k * len(pre_BF)
 
     def encode(self, x_BD: Tensor) -> Tensor:
         pre_BF = self.pre_activations(x_BD)
         return pre_BF * ((pre_BF > self.threshold) & (pre_BF > 0))
 
     @torch.no_grad()
-    def _learn_threshold(self, f_BF: Tensor) -> None:
-        smallest = torch.where(f_BF > 0, f_BF, torch.inf).min()
+    def learn_from(self, values: Tensor) -> None:
+        smallest = torch.where(values > 0, values, torch.inf).amin() if values.numel() else values.new_tensor(torch.inf)
         seen = smallest.isfinite()  # a batch without any active latent teaches nothing
         weight = (1 - self.threshold_decay) * seen
         self.threshold_mean.lerp_(torch.where(seen, smallest, 0.0), weight)

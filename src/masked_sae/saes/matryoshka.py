@@ -1,13 +1,7 @@
-"""Matryoshka BatchTopK SAE (Bussmann et al. 2025, arXiv 2503.17547): every prefix of the latents reconstructs.
-
-Axes: B activations, D `d_in`, F `d_sae`.
-"""
+"""Matryoshka BatchTopK SAE (Bussmann et al. 2025, arXiv 2503.17547): every prefix of the latents reconstructs."""
 
 from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from masked_sae.saes.batch_topk import BatchTopKSAE
 
@@ -21,18 +15,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     """
 
     def __init__(self, *args: Any, groups: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if sum(groups) != self.d_sae or min(groups) < 1:
-            raise ValueError(f"groups={list(groups)}: expected sizes of at least 1 that sum to d_sae={self.d_sae}")
-        self.groups = tuple(groups)
-
-    def reconstruct(self, f_BF: Tensor, target_BD: Tensor) -> tuple[Tensor, Tensor]:
-        x_hat_BD = self.b_dec_D.expand_as(target_BD)
-        losses: list[Tensor] = []
-        for f_BG, W_dec_GD in zip(f_BF.split(self.groups, dim=1), self.W_dec_FD.split(self.groups), strict=True):
-            x_hat_BD = x_hat_BD + f_BG @ W_dec_GD
-            losses.append(self.mean_squared_error(x_hat_BD, target_BD))
-        return x_hat_BD, torch.stack(losses).mean()
+        super().__init__(*args, groups=groups, **kwargs)
 
 
 def group_sizes(d_sae: int, fractions: Sequence[float]) -> list[int]:

@@ -1,27 +1,77 @@
-"""Which latents are active: the k largest of each activation, or of the whole batch.
+"""The k largest numbers of each row, where they are positive: what every architecture here calls active.
 
-Axes: B activations, F `d_sae`.
+TopK asks it of each activation's pre-activations (Gao et al. 2024, arXiv 2406.04093, equation 2, with a ReLU);
+BatchTopK of the whole batch's, as one row of `B * F` (Bussmann et al. 2024, arXiv 2412.06410, equation 5).
+Among equal numbers those that come first are kept. (On CUDA `largest` leaves that to `torch.topk`.)
+
+Axes: R rows, N numbers in a row, M blocks in a row, C candidates, A those kept.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+BLOCK = 32  # numbers; a power of 2
 
 
-def topk_per_activation(pre_BF: Tensor, k: int) -> Tensor:
-    """Keeps each row's `k` largest pre-activations where they are positive; all else is 0. (B, F)
+def keep_largest(pre_RN: Tensor, k: int) -> Tensor:
+    """Each row with all but its `k` largest positive numbers set to 0, (R, N): the plain version."""
+    kth_R1 = pre_RN.detach().topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above_RN, equal_RN = pre_RN > kth_R1, pre_RN == kth_R1
+    places_left_R1 = k - above_RN.sum(1, keepdim=True)
+    kept_RN = above_RN | (equal_RN & (equal_RN.cumsum(1) <= places_left_R1))
+    return torch.where(kept_RN & (pre_RN > 0), pre_RN, 0.0)
 
-    TopK of Gao et al. 2024 (arXiv 2406.04093, equation 2), with a ReLU.
+
+@torch.no_grad()
+def largest(pre_RN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The numbers that `keep_largest` keeps: their places in the flat `pre_RN`, ascending, (A,); and they, (A,).
+
+    On CUDA, `A` is always `k * R` and what is not positive comes as 0: no size depends on the data, so the host never
+    waits for the device.
     """
-    values_BK, latents_BK = F.relu(pre_BF).topk(k, dim=1, sorted=False)
-    return torch.zeros_like(pre_BF).scatter(1, latents_BK, values_BK)
+    pre_RN = pre_RN.contiguous()
+    if pre_RN.is_cuda:
+        columns_RK = pre_RN.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+        values_RK = pre_RN.gather(1, columns_RK).clamp_min(0)
+        first_R1 = torch.arange(0, pre_RN.numel(), pre_RN.shape[1], device=pre_RN.device)[:, None]
+        return (columns_RK + first_R1).flatten(), values_RK.flatten()
+    places_C, rows_C, values_C = _candidates(pre_RN, k)
+    kept_C = _largest_of_ragged(rows_C, values_C, len(pre_RN), k)
+    return places_C[kept_C], values_C[kept_C]
 
 
-def topk_of_batch(pre_BF: Tensor, k: int) -> Tensor:
-    """Keeps the `k * B` largest pre-activations of the batch where they are positive; all else is 0. (B, F)
+def _candidates(pre_RN: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Little more than the `k` largest of each row, in order, where positive: places, rows and values, each (C,).
 
-    BatchTopK of Bussmann et al. 2024 (arXiv 2412.06410, equation 5).
+    Each block's largest is a number of the row, so the k-th largest of these is at most the row's k-th largest number,
+    and no number below it can be among the `k`. Everything is read once, to find the blocks' largest; after that only
+    the blocks that hold a candidate matter.
     """
-    flat = F.relu(pre_BF).flatten()
-    values, places = flat.topk(k * len(pre_BF), sorted=False)
-    return torch.zeros_like(flat).scatter(0, places, values).view_as(pre_BF)
+    rows, row_size = pre_RN.shape
+    size = BLOCK
+    while row_size % size or row_size // size < k:
+        size //= 2
+    blocks = pre_RN.view(-1, size)
+    top_RM = blocks.amax(1).view(rows, -1)
+    bound_R1 = top_RM.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    block_ids = ((top_RM >= bound_R1) & (top_RM > 0)).flatten().nonzero().squeeze(1)
+    rows_of_blocks = block_ids // top_RM.shape[1]
+    numbers = blocks[block_ids]
+    block_C, within_C = ((numbers >= bound_R1[rows_of_blocks]) & (numbers > 0)).nonzero(as_tuple=True)
+    places_C = block_ids[block_C] * size + within_C
+    return places_C, rows_of_blocks[block_C], numbers[block_C, within_C]
+
+
+def _largest_of_ragged(rows_C: Tensor, values_C: Tensor, rows: int, k: int) -> Tensor:
+    """Which of the values are among the `k` largest of their row, the first of equal ones, (C,) bool."""
+    starts_R = torch.searchsorted(rows_C, torch.arange(rows))
+    positions_C = torch.arange(len(rows_C)) - starts_R[rows_C]
+    longest = max(k, int(positions_C.max()) + 1 if len(positions_C) else 0)
+    padded_RL = values_C.new_full((rows, longest), -torch.inf)
+    padded_RL[rows_C, positions_C] = values_C
+    kth_R = padded_RL.topk(k, dim=1, sorted=False).values.amin(1)
+    above_C, equal_C = values_C > kth_R[rows_C], values_C == kth_R[rows_C]
+    places_left_R = k - torch.bincount(rows_C[above_C], minlength=rows)
+    equals_so_far_C = equal_C.cumsum(0)
+    equals_before_R = torch.cat([equals_so_far_C.new_zeros(1), equals_so_far_C])[starts_R]
+    return above_C | (equal_C & (equals_so_far_C - equals_before_R[rows_C] <= places_left_R[rows_C]))

@@ -1,14 +1,22 @@
-"""TopK SAE (Gao et al. 2024, arXiv 2406.04093): the k largest latents of each activation."""
+"""TopK SAE (Gao et al. 2024, arXiv 2406.04093): the k largest latents of each activation.
 
+Axes: B activations, F `d_sae`.
+"""
+
+import torch
 from torch import Tensor
 
 from masked_sae.saes.sae import SAE
-from masked_sae.saes.selection import topk_per_activation
+from masked_sae.saes.selection import largest
 
 
 class TopKSAE(SAE):
-    def select(self, pre_BF: Tensor) -> Tensor:
-        return topk_per_activation(pre_BF, self.k)
+    def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
+        return pre_BF, self.k
 
     def encode(self, x_BD: Tensor) -> Tensor:
-        return topk_per_activation(self.pre_activations(x_BD), self.k)
+        pre_BF = self.pre_activations(x_BD)
+        places_A, _ = largest(pre_BF, self.k)
+        active_BF = torch.zeros_like(pre_BF, dtype=torch.bool)
+        active_BF.view(-1)[places_A] = True
+        return torch.where(active_BF, pre_BF.clamp_min(0), 0.0)
