@@ -147,7 +147,7 @@ def write_short(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "parts"),
     [
-        (write_nothing, ["data", "no text"]),
+        (write_nothing, ["data.path=", "t.txt", "not empty"]),
         (write_binary, ["data.path=", "t.txt"]),
         (write_nul, ["data.path=", "t.txt", "NUL"]),
         (write_broken_jsonl, ["data.path=", "t.jsonl, line 31"]),

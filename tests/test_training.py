@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,6 @@ def baseline(config: RunConfig) -> RunFolder:
 
 def elsewhere(config: RunConfig, out: Path, **changes: object) -> tuple[RunConfig, RunFolder]:
     """The same run in another place: output_dir does not enter the run's id."""
-    from dataclasses import replace
-
     moved = replace(config, output_dir=str(out), **changes)  # type: ignore[arg-type]
     return moved, identify(moved, {}).folder
 
@@ -127,7 +126,8 @@ def test_every_variant_trains_and_resumes_to_the_same_bits(
     whole = small_config(neox_folder, corpus_folder, tmp_path / "whole", *overrides)
     train_run(whole)
     broken = small_config(neox_folder, corpus_folder, tmp_path / "broken", *overrides)
-    killed_after(broken, seconds=None, at_step=7)
+    killed_after(broken, at_step=5)
+    killed_after(broken, at_step=15)
     train_run(broken)
     assert_same_run(identify(broken, {}).folder, identify(whole, {}).folder)
 
@@ -152,8 +152,6 @@ def test_a_done_run_is_left_alone_and_force_starts_over(config: RunConfig, basel
     before = {path: path.stat().st_mtime_ns for path in baseline.path.rglob("*") if path.is_file()}
     assert train_run(config).status == "done"
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    from dataclasses import replace
-
     train_run(replace(config, force=True))
     assert baseline.results.stat().st_mtime_ns > before[baseline.results]
 
@@ -175,42 +173,41 @@ def child(config: RunConfig) -> None:
     train_run(config)
 
 
-def killed_after(config: RunConfig, seconds: float | None, at_step: int = 0, number: int = signal.SIGKILL) -> None:
-    """Trains in a process of its own that gets a signal after a time, or once a checkpoint has reached a step."""
+def killed_after(config: RunConfig, at_step: int, number: int = signal.SIGKILL, after: float = 0.0) -> int:
+    """Trains in a process of its own that gets a signal some time after its state shows a step; the step it reached."""
     process = SERVER.Process(target=child, args=(config,))
     process.start()
     folder = identify(config, {}).folder
-    deadline = time.monotonic() + (60 if seconds is None else seconds)
-    while process.is_alive() and time.monotonic() < deadline:
-        state = read_state(folder.state) if seconds is None else None
-        if state is not None and state.step >= at_step:
-            break
+    deadline = time.monotonic() + 60
+    while process.is_alive() and time.monotonic() < deadline and reached(folder) < at_step:
         time.sleep(0.001)
+    time.sleep(after)
     if process.is_alive():
         assert process.pid is not None
         os.kill(process.pid, number)
     process.join(timeout=60)
     assert not process.is_alive()
+    return reached(folder)
+
+
+def reached(folder: RunFolder) -> int:
+    state = read_state(folder.state)
+    return 0 if state is None else state.step
 
 
 def test_killed_at_twenty_random_moments_a_run_ends_in_the_same_bits(
     config: RunConfig, baseline: RunFolder, tmp_path: Path
 ) -> None:
-    # A checkpoint at every step, so that many of the kills fall into the writing of one.
-    from dataclasses import replace
-
+    # A checkpoint at every step, which takes most of its time, so that most kills fall into the writing of one.
     broken, folder = elsewhere(config, tmp_path, trainer=replace(config.trainer, checkpoint_every_steps=1))
-    started = time.monotonic()
-    killed_after(broken, seconds=None, at_step=1)
-    until_first = time.monotonic() - started
     rng = random.Random(0)
-    reached = []
-    for _ in range(19):
-        killed_after(broken, seconds=rng.uniform(0.5, 1.3) * until_first)
-        state = read_state(folder.state)
-        assert state is not None
-        reached.append(state.step)
-    assert reached == sorted(reached), "a kill lost a checkpoint"
+    steps = [0]
+    for kill in range(20):
+        onward = kill % 5 > 0  # every fifth falls anywhere in the start
+        after = rng.uniform(0, 0.02) if onward else rng.uniform(0, 1)
+        steps.append(killed_after(broken, at_step=steps[-1] + onward, after=after))
+    assert steps == sorted(steps), "a kill lost a checkpoint"
+    assert len(set(steps)) > 8, "most kills came before training or after it"
     assert train_run(broken).status == "done"
     assert_same_run(folder, baseline)
 
@@ -220,7 +217,7 @@ def test_a_signal_ends_a_run_in_order_and_it_goes_on_later(
     config: RunConfig, baseline: RunFolder, tmp_path: Path, number: int
 ) -> None:
     broken, folder = elsewhere(config, tmp_path)
-    killed_after(broken, seconds=None, at_step=5, number=number)
+    killed_after(broken, at_step=5, number=number)
     state = read_state(folder.state)
     assert state is not None and state.status == "preempted"
     assert state.error == f"stopped by {signal.Signals(number).name}"
@@ -233,7 +230,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     config: RunConfig, baseline: RunFolder, tmp_path: Path
 ) -> None:
     broken, folder = elsewhere(config, tmp_path)
-    killed_after(broken, seconds=None, at_step=15)
+    killed_after(broken, at_step=15)
     last = folder.checkpoints / LAST
     content = bytearray(last.read_bytes())
     content[-10] ^= 1  # one bit, where only the digest can tell

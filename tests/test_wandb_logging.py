@@ -64,7 +64,7 @@ def test_a_run_stopped_and_resumed_is_one_wandb_run_with_no_step_twice(
     neox_folder: Path, corpus_folder: Path, tmp_path: Path, number: int
 ) -> None:
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline")
-    killed_after(config, seconds=None, at_step=10, number=number)
+    killed_after(config, at_step=10, number=number)
     train_run(config)
     folder = identify(config, {}).folder
     records = read_back(folder.path)

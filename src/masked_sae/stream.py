@@ -140,6 +140,14 @@ class ActivationStatistics:
     scale: float
     mean_D: Tensor
 
+    def to_json(self) -> dict[str, Any]:
+        """Exact: every float32 is a JSON number."""
+        return {"scale": self.scale, "mean": self.mean_D.tolist()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ActivationStatistics":
+        return cls(values["scale"], torch.tensor(values["mean"]))
+
 
 class ActivationStream:
     """The training batches of a run, by index or in order."""

@@ -30,6 +30,7 @@ from masked_sae.runs.checkpoint import Checkpoint, load_checkpoint
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import hold
 from masked_sae.runs.state import RunState, Status, read_state, write_state
+from masked_sae.stream import ActivationStatistics
 from masked_sae.wandb_logging import ForgivingWandbLogger, make_wandb_logger
 
 
@@ -61,17 +62,21 @@ def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patienc
         torch.set_num_threads(threads)
     device = find_device(config.trainer.device)
     parts = assemble(run, device)
-    origin = None if folder.checkpoints.exists() else _origin(parts, config)
+    resumes = folder.checkpoints.exists()
+    statistics = None if resumes else parts.stream.statistics(config.data.scale_tokens)
     with hold(folder.lock, patience):
         state = read_state(folder.state)
         if state is not None and state.status == "done":
             return state
         checkpoint = load_checkpoint(folder.checkpoints)
-        origin = checkpoint.meta if checkpoint is not None else origin or _origin(parts, config)
-        parts.stream.scale = origin["scale"]
+        if checkpoint is not None:
+            statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
+        elif statistics is None:
+            statistics = parts.stream.statistics(config.data.scale_tokens)
+        parts.stream.scale = statistics.scale
         state = _begin(run, state or RunState(folder.run_id, "created", steps=parts.stream.plan.steps))
         try:
-            return _train(run, parts, state, checkpoint, origin, device)
+            return _train(run, parts, state, checkpoint, statistics, device)
         except Exception as error:
             _note_end(folder, state, "failed", one_line(error))
             raise
@@ -110,22 +115,16 @@ def one_line(error: BaseException) -> str:
     return text if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {text}"
 
 
-def _origin(parts: Parts, config: RunConfig) -> dict[str, Any]:
-    """What the first start finds out and every later one reads from the checkpoint."""
-    statistics = parts.stream.statistics(config.data.scale_tokens)
-    return {"scale": statistics.scale, "mean": statistics.mean_D.tolist()}
-
-
 def _train(
     run: Identified,
     parts: Parts,
     state: RunState,
     checkpoint: Checkpoint | None,
-    origin: dict[str, Any],
+    statistics: ActivationStatistics,
     device: torch.device,
 ) -> RunState:
     config, folder = run.config, run.folder
-    module = _make_module(config, parts, origin, device)
+    module = _make_module(config, parts, statistics, device)
     resumed_at = 0 if checkpoint is None else checkpoint.meta["step"]
     progress = ProgressCallback(config.data.batch_size, config.trainer.progress)
     curve = CurveFile(folder.metrics, resumed_at)
@@ -153,23 +152,23 @@ def _train(
         folder.checkpoints,
         config.trainer.checkpoint_every_steps,
         stop,
-        extra=lambda: {**origin, "seconds": metrics.seconds},
+        extra=lambda: {"statistics": statistics.to_json(), "seconds": metrics.seconds},
         on_saved=saved,
     )
     try:
         _fit(module, parts, [metrics, progress, checkpointing], checkpoint, config, stop, device)
         if module.step < module.schedule.steps:
             return write_state(folder.state, state, status="preempted", error=f"stopped by {stop.name}")
-        return _finish(run, parts, module, state, metrics, origin["scale"], wandb_logger)
+        return _finish(run, parts, module, state, metrics, statistics.scale, wandb_logger)
     finally:
         if wandb_logger is not None:
             wandb_logger.finish(failed=module.step < module.schedule.steps)
 
 
-def _make_module(config: RunConfig, parts: Parts, origin: dict[str, Any], device: torch.device) -> SAEModule:
+def _make_module(config: RunConfig, parts: Parts, statistics: ActivationStatistics, device: torch.device) -> SAEModule:
     sae = make_sae(config.sae, parts.lm.d_in, config.seed)
     with torch.no_grad():
-        sae.b_dec_D.copy_(torch.tensor(origin["mean"]) * origin["scale"])
+        sae.b_dec_D.copy_(statistics.mean_D * statistics.scale)
     steps = parts.stream.plan.steps
     schedule = Schedule(config.optim.lr, config.optim.warmup_steps, config.optim.decay_fraction, steps)
     return SAEModule(sae, schedule, config.seed, config.mask.latent.rate, config.mask.input.rate).to(device)

@@ -58,7 +58,7 @@ def capture(module: SAEModule, optimizer: torch.optim.Optimizer, extra: dict[str
     tensors = {f"sae/{name}": tensor for name, tensor in module.sae.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
-    return Checkpoint(tensors, {"step": module.step, **extra})
+    return Checkpoint(tensors, {**extra, "step": module.step})
 
 
 def restore(module: SAEModule, optimizer: torch.optim.Optimizer | None, checkpoint: Checkpoint) -> None:
