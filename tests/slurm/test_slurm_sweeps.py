@@ -17,8 +17,8 @@ from masked_sae.runs.state import RunState, read_state
 
 TRAIN = [sys.executable, "-m", "src.train"]
 ON_SLURM = ["hydra.launcher.partition=normal", "hydra.launcher.cpus_per_task=1"]
-# Long enough to be preempted in the middle: about 40 seconds on one core.
-LONG = ["data.batch_size=256", "data.train_tokens=1_000_000", "data.window_tokens=8192", "data.max_epochs=10000"]
+# Long enough to be preempted in the middle: about 45 seconds on one core.
+LONG = ["data.batch_size=256", "data.train_tokens=600_000", "data.window_tokens=8192", "data.max_epochs=10000"]
 LONG += ["sae.d_sae=1024", "trainer.checkpoint_every_steps=200", "trainer.log_every_steps=100"]
 
 Start = Callable[[str], dict[str, str]]

@@ -1,5 +1,6 @@
 """One progress bar: tokens, tokens/s, loss, L0, explained variance."""
 
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,7 +26,7 @@ class ProgressCallback(pl.Callback):
             unit="tok",
             unit_scale=True,
             disable=not self._shown,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file needs no animation
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} {rate_fmt} {remaining}{postfix}",
         )
