@@ -1,0 +1,1 @@
+"""A run's life on disk: identity, folder, state, checkpoints."""

@@ -1,0 +1,114 @@
+"""One process at a time works in a run's folder.
+
+Two signs tell a living owner from a dead one. A `flock` (through `filelock`), which the kernel drops with its owner, is
+the word on one machine. On other machines, where a file system may not carry locks, a file beside it counts: the owner
+names itself there and touches it every few seconds, so one that has not been touched for long is a dead owner's.
+"""
+
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from masked_sae.files import write_json
+from masked_sae.runs.state import slurm_job_id
+
+HEARTBEAT_SECONDS = 5.0
+DEAD_AFTER_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    host: str
+    pid: int
+    job_id: str | None
+
+    def __str__(self) -> str:
+        job = f", SLURM job {self.job_id}" if self.job_id else ""
+        return f"process {self.pid} on {self.host}{job}"
+
+
+class HeldError(RuntimeError):
+    """Another process works in the folder; the message says which."""
+
+
+@contextmanager
+def hold(lock: Path, patience: float = 0.0) -> Generator[None]:
+    """Holds the folder's lock while the block runs; makes the folder where there is none.
+
+    Args:
+        lock: the lock file.
+        patience: seconds to wait for the lock, in a job that follows on one that was killed.
+
+    Raises:
+        HeldError: another process holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    owner_file = lock.with_name(lock.name + ".owner")
+    me = Owner(socket.gethostname(), os.getpid(), slurm_job_id())
+    held = FileLock(lock)
+    deadline = time.monotonic() + patience
+    _acquire(held, owner_file, me, deadline)
+    write_json(owner_file, asdict(me))
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(owner_file, ended), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beat.join()
+        owner_file.unlink(missing_ok=True)
+        held.release()
+
+
+def _acquire(held: FileLock, owner_file: Path, me: Owner, deadline: float) -> None:
+    while True:
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            holder = _read(owner_file) or "a process that has only just taken it"
+        else:
+            holder = _living(owner_file, me)
+            if holder is None:
+                return
+            held.release()
+        if time.monotonic() >= deadline:
+            raise HeldError(f"{owner_file.parent} is held by {holder}")
+        time.sleep(1.0)
+
+
+def _living(owner_file: Path, me: Owner) -> Owner | None:
+    """The owner named beside a lock that we could take, if it may live all the same: on another machine."""
+    owner = _read(owner_file)
+    if owner is None or owner.host == me.host or (me.job_id is not None and owner.job_id == me.job_id):
+        return None
+    with tempfile.NamedTemporaryFile(dir=owner_file.parent) as now:  # by the file system's clock, not this machine's
+        try:
+            silent_for = Path(now.name).stat().st_mtime - owner_file.stat().st_mtime
+        except FileNotFoundError:
+            return None
+    return owner if silent_for < DEAD_AFTER_SECONDS else None
+
+
+def _read(owner_file: Path) -> Owner | None:
+    try:
+        return Owner(**json.loads(owner_file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _beat(owner_file: Path, ended: threading.Event) -> None:
+    while not ended.wait(HEARTBEAT_SECONDS):
+        try:
+            os.utime(owner_file)
+        except OSError:
+            continue  # a moment's trouble of a network file system
