@@ -29,7 +29,7 @@ def run_id(config: RunConfig, swept: Mapping[str, str], content: str) -> str:
     """`<swept values>-<hash>`: readable, and different whenever a setting that changes the result is.
 
     Args:
-        swept: the keys that the sweep varies, with this run's values; without any, the architecture and mask rate stand.
+        swept: the keys that the sweep varies, with this run's values; without any, architecture and mask rate stand.
         content: the digest of the corpus, which stands for its paths.
     """
     values = swept or {"sae": config.sae.architecture, "rate": f"{config.mask.token.rate:g}"}

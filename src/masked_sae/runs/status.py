@@ -61,7 +61,8 @@ def _cells(state: RunState | None) -> list[Text | str]:
     rate = state.tokens_per_second
     tokens_left = state.tokens * (state.steps / state.step - 1) if state.step else 0
     left = str(timedelta(seconds=round(tokens_left / rate))) if rate and state.status == "running" else "-"
-    metrics = [f"{state.metrics[key]:.3g}" if key in state.metrics else "-" for key in ("loss", "l0", "explained_variance")]
+    shown_metrics = ("loss", "l0", "explained_variance")
+    metrics = [f"{state.metrics[key]:.3g}" if key in state.metrics else "-" for key in shown_metrics]
     share = f"{state.step / state.steps:.0%}" if state.steps else "-"
     return [*shown, share, f"{rate:,.0f}" if rate else "-", left, *metrics, state.job_id or "-"]
 

@@ -30,7 +30,7 @@ class Member:
 
 
 def record_members(sweep: Path, members: list[Member]) -> None:
-    """Adds the members to those that the sweep's folder knows, so that one without a folder is missed, not forgotten."""
+    """Adds to the members that the sweep's folder knows: one whose folder is gone is then missed, not forgotten."""
     sweep.mkdir(parents=True, exist_ok=True)
     with FileLock(sweep / ".sweep.lock"):
         known = {member.folder.run_id: dict(member.swept) for member in [*read_members(sweep), *members]}
