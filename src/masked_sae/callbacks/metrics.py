@@ -29,17 +29,21 @@ class MetricsCallback(pl.Callback):
         self._seconds_before = seconds
         self._started = self._last_time = time.monotonic()
         self._last_step = 0
+        self._ended: float | None = None
         self.latest: Metrics = {}
 
     @property
     def seconds(self) -> float:
         """Spent in training, this attempt and those before it."""
-        return self._seconds_before + time.monotonic() - self._started
+        return self._seconds_before + (self._ended or time.monotonic()) - self._started
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SAEModule)
         self._started = self._last_time = time.monotonic()
         self._last_step = pl_module.step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._ended = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
