@@ -31,4 +31,4 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format
 
 clean:
-	rm -rf $(VENV) .cache runs
+	rm -rf $(VENV) .cache

@@ -195,11 +195,13 @@ def reached(folder: RunFolder) -> int:
     return 0 if state is None else state.step
 
 
-def test_killed_at_twenty_random_moments_a_run_ends_in_the_same_bits(
-    config: RunConfig, baseline: RunFolder, tmp_path: Path
-) -> None:
+def test_killed_at_twenty_random_moments_a_run_ends_in_the_same_bits(config: RunConfig, tmp_path: Path) -> None:
+    longer = replace(config.data, train_tokens=200 * 64, max_epochs=100)
+    whole, undisturbed = elsewhere(config, tmp_path / "whole", data=longer)
+    train_run(whole)
     # A checkpoint at every step, which takes most of its time, so that most kills fall into the writing of one.
-    broken, folder = elsewhere(config, tmp_path, trainer=replace(config.trainer, checkpoint_every_steps=1))
+    every_step = replace(config.trainer, checkpoint_every_steps=1)
+    broken, folder = elsewhere(config, tmp_path / "broken", data=longer, trainer=every_step)
     rng = random.Random(0)
     steps = [0]
     for kill in range(20):
@@ -207,9 +209,9 @@ def test_killed_at_twenty_random_moments_a_run_ends_in_the_same_bits(
         after = rng.uniform(0, 0.02) if onward else rng.uniform(0, 1)
         steps.append(killed_after(broken, at_step=steps[-1] + onward, after=after))
     assert steps == sorted(steps), "a kill lost a checkpoint"
-    assert len(set(steps)) > 8, "most kills came before training or after it"
+    assert len(set(steps)) > 15, "most kills came before training or after it"
     assert train_run(broken).status == "done"
-    assert_same_run(folder, baseline)
+    assert_same_run(folder, undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])

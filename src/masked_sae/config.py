@@ -180,7 +180,7 @@ def _check_data(data: DataConfig) -> None:
     if data.source == "hub" and not data.name:
         raise InputError("data.name", data.name, "the name of a Hugging Face dataset")
     _at_least("data.context_length", data.context_length, 4)
-    _at_least("data.batch_size", data.batch_size, 1)
+    _at_least("data.batch_size", data.batch_size, 2)  # one activation has no variance to explain
     if data.train_tokens < data.batch_size:
         raise InputError("data.train_tokens", data.train_tokens, f"at least one batch ({data.batch_size} activations)")
     if data.window_tokens < data.batch_size:

@@ -28,6 +28,15 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left beside `path` while writing it aside. Nobody else may be writing it."""
+    for aside in path.parent.glob(f".{path.name}.*"):
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     def write(aside: Path) -> None:
         aside.write_text(text, encoding="utf-8")

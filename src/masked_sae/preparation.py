@@ -67,6 +67,9 @@ def assemble(run: Identified, device: torch.device) -> Parts:
         raise InputError("data.context_length", length, f"at most {lm.context_limit}, the LM's own limit")
     store = token_store(run.corpus, config.data, tokenizer, special.separator, config.trainer.progress)
     training = make_layout(store.split("train"), length, special)
+    if store.meta.validation.tokens < training.content_length:
+        share, tokens = config.data.validation_share, store.meta.validation.tokens
+        raise InputError("data.validation_share", share, f"more: held out are {tokens} tokens, less than one sequence")
     held_out = make_layout(store.split("validation"), length, special)
     separators = store.meta.train.separators / store.meta.train.tokens
     share = kept_share(config) * (1 - separators)

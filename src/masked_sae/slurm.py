@@ -4,20 +4,24 @@ submitit's own job objects are not asked how a job is: they need accounting (`sa
 not know of runs. A run's state is in its folder; that its job is gone is what `squeue` says.
 """
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from masked_sae.errors import InputError
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
-from masked_sae.runs.state import RunState, read_state, write_state
-from masked_sae.runs.sweep import Member, record_members
-from masked_sae.sweeping import Job, end_sweep, train_member
+from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
+from masked_sae.runs.sweep import Member
+from masked_sae.sweeping import Job, end_sweep, record_sweeps, train_member
+from masked_sae.training import clear_run
 
 _POLL_SECONDS = 2.0
+_LAST_NEWS_SECONDS = 10.0
 _SQUEUE_ATTEMPTS = 8
 _LONGEST_GRACE_SECONDS = 3600.0
 # The keys that submitit takes for every kind of cluster; all others are SLURM's.
@@ -65,7 +69,7 @@ def submit_and_wait(jobs: Sequence[Job], settings: Mapping[str, Any]) -> None:
     """Submits the members that are not done; waits for all and prints how they ended, or returns if detached."""
     members = [job.member for job in jobs]
     sweep = members[0].folder.path.parent
-    record_members(sweep, members)
+    record_sweeps(members)
     waiting = [job for job in jobs if _wants_training(job)]
     ids = _submit(waiting, settings) if waiting else []
     for job, job_id in zip(waiting, ids, strict=True):
@@ -83,12 +87,16 @@ def _wants_training(job: Job) -> bool:
     state = read_state(folder.state)
     if state is not None and state.status == "done" and not job.config.force:
         return False
-    if state is not None and state.job_id and state.job_id in queued_jobs([state.job_id]):
+    if state is not None and state.job_id not in (None, slurm_job_id()) and queued_jobs([str(state.job_id)]):
         print(f"{job.member.label}: in the queue already, as SLURM job {state.job_id}")
         return False
     try:
         with hold(folder.lock):
-            write_state(folder.state, state or RunState(folder.run_id, "created"), status="created", error=None)
+            if job.config.force:  # here and now, not once more whenever the job is requeued
+                clear_run(folder)
+                state = None
+            new = state or RunState(folder.run_id, "created")
+            write_state(folder.state, new, status="created", error=None, job_id=None)
     except HeldError as held:
         print(held)
         return False
@@ -108,8 +116,10 @@ def _submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> list[str]:
             **{key if key in _COMMON else f"slurm_{key}": settings[key] for key in settings if key not in own}
         )
         with executor.batch():
-            submitted = [executor.submit(MemberJob(job)) for job in jobs]
+            submitted = [executor.submit(MemberJob(_unforced(job))) for job in jobs]
     except (RuntimeError, FailedJobError) as error:
+        for job in jobs:
+            _forget_if_new(job.member)
         valid = f"a cluster that takes the job ({' '.join(str(error).split())})"
         raise InputError("hydra/launcher", "slurm", valid) from error
     for job, slurm_job in zip(jobs, submitted, strict=True):
@@ -117,6 +127,16 @@ def _submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> list[str]:
         if state is not None and state.status == "created":  # a quick job may have gone further by now
             write_state(job.member.folder.state, state, job_id=slurm_job.job_id)
     return [slurm_job.job_id for slurm_job in submitted]
+
+
+def _unforced(job: Job) -> Job:
+    return replace(job, config=replace(job.config, force=False))
+
+
+def _forget_if_new(member: Member) -> None:
+    state = read_state(member.folder.state)
+    if state is not None and state.status == "created" and not member.folder.checkpoints.exists():
+        shutil.rmtree(member.folder.path)
 
 
 def _follow(members: Sequence[Member], ids: Sequence[str]) -> None:
@@ -139,10 +159,20 @@ def _follow(members: Sequence[Member], ids: Sequence[str]) -> None:
 
 
 def _close(member: Member, job_id: str) -> None:
-    state = read_state(member.folder.state) or RunState(member.folder.run_id, "created")
-    if state.status not in ("done", "failed"):
-        error = f"SLURM job {job_id} ended before the run did (it was {state.status}); see its log in .submitit"
-        write_state(member.folder.state, state, status="failed", error=error)
+    try:
+        with hold(member.folder.lock, patience=_LAST_NEWS_SECONDS):
+            deadline = time.monotonic() + _LAST_NEWS_SECONDS
+            while (state := _state_of(member)).status not in ("done", "failed") and time.monotonic() < deadline:
+                time.sleep(1.0)  # what a node wrote last may take a while to be seen here
+            if state.status not in ("done", "failed"):
+                error = f"SLURM job {job_id} ended before the run did (it was {state.status}); see its log in .submitit"
+                write_state(member.folder.state, state, status="failed", error=error)
+    except HeldError as held:
+        print(held)
+
+
+def _state_of(member: Member) -> RunState:
+    return read_state(member.folder.state) or RunState(member.folder.run_id, "created")
 
 
 def queued_jobs(ids: Sequence[str]) -> set[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from masked_sae.commands import FAILED, INTERRUPTED, explain
 from masked_sae.config import RunConfig
+from masked_sae.errors import InputError
 from masked_sae.preparation import identify
 from masked_sae.runs.lock import HeldError
 from masked_sae.runs.state import RunState, read_state, write_state
@@ -28,6 +29,8 @@ class Job:
 
 def train_alone(config: RunConfig) -> None:
     """Trains one run and prints how it ended; one that was stopped by a signal ends the command with an exit code."""
+    if config.detach:
+        raise InputError("detach", True, "false, unless a sweep goes to SLURM (-m, hydra/launcher=slurm)")
     member = Member(identify(config, {}).folder, {})
     try:
         state = train_run(config)
@@ -51,7 +54,9 @@ def identify_all(jobs: Sequence[tuple[RunConfig, Mapping[str, str]]]) -> list[Jo
 def train_here(jobs: Sequence[Job]) -> None:
     """Trains the members one after another, prints how each ended, and exits with an error if one failed."""
     members = [job.member for job in jobs]
-    record_members(members[0].folder.path.parent, members)
+    if jobs[0].config.detach:
+        raise InputError("detach", True, "false, unless the sweep goes to SLURM (hydra/launcher=slurm)")
+    record_sweeps(members)
     for number, job in enumerate(jobs, start=1):
         print(f"[{number}/{len(jobs)}] {job.member.label}", flush=True)
         state = train_member(job)
@@ -59,6 +64,12 @@ def train_here(jobs: Sequence[Job]) -> None:
             print_members(members)
             sys.exit(INTERRUPTED)
     end_sweep(members)
+
+
+def record_sweeps(members: Sequence[Member]) -> None:
+    """Notes the members in the folder of their sweep; a multirun over `name` or `experiment` has several."""
+    for sweep in dict.fromkeys(member.folder.path.parent for member in members):
+        record_members(sweep, [member for member in members if member.folder.path.parent == sweep])
 
 
 def train_member(job: Job, patience: float = 0.0) -> RunState | None:
@@ -72,10 +83,8 @@ def train_member(job: Job, patience: float = 0.0) -> RunState | None:
     except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
         if explain(error) is None:
             traceback.print_exc()
-        state = read_state(folder.state)
-        if state is not None and state.status == "failed":
-            return state
-        return write_state(folder.state, RunState(folder.run_id, "failed"), error=one_line(error))
+        state = read_state(folder.state) or RunState(folder.run_id, "failed")
+        return write_state(folder.state, state, status="failed", error=explain(error) or one_line(error))
 
 
 def end_sweep(members: Sequence[Member]) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from masked_sae.documents import Document, in_validation
 from masked_sae.errors import InputError
-from masked_sae.files import folder_aside, write_json
+from masked_sae.files import folder_aside, remove_leftovers, write_json
 
 _FORMAT = 1
 _DOCUMENTS_AT_ONCE = 64
@@ -93,6 +93,7 @@ def open_or_build(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "meta.json").exists():
+                remove_leftovers(folder)
                 _build(folder, documents, tokenizer, separator, validation_share, token_limit, origin, progress)
     meta = json.loads((folder / "meta.json").read_text())
     splits = [SplitMeta(**meta[name]) for name in SPLITS]

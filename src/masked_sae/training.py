@@ -3,10 +3,12 @@
 import logging
 import os
 import shutil
+import signal
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,7 +18,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from masked_sae.callbacks.checkpointing import CheckpointCallback, restore
 from masked_sae.callbacks.curve import CurveFile
-from masked_sae.callbacks.metrics import MetricsCallback, Sink
+from masked_sae.callbacks.metrics import Metrics, MetricsCallback, Sink
 from masked_sae.callbacks.progress import ProgressCallback
 from masked_sae.callbacks.stopping import StopRequest
 from masked_sae.config import RunConfig
@@ -32,6 +34,8 @@ from masked_sae.runs.lock import hold
 from masked_sae.runs.state import RunState, Status, read_state, write_state
 from masked_sae.stream import ActivationStatistics
 from masked_sae.wandb_logging import ForgivingWandbLogger, make_wandb_logger
+
+_NOTE_EVERY_SECONDS = 10.0  # in state.json, between checkpoints
 
 
 def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patience: float = 0.0) -> RunState:
@@ -49,22 +53,21 @@ def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patienc
         HeldError: another process is at it.
     """
     run = identify(config, swept or {})
-    folder = run.folder
+    folder, device = run.folder, find_device(config.trainer.device)
     if folder.path.exists():
         with hold(folder.lock, patience):  # says who is at it before long work
             state = read_state(folder.state)
             if state is not None and state.status == "done" and not config.force:
                 return state
-            if config.force:
-                _clear(folder)
     threads = config.trainer.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 0))
     if threads:
         torch.set_num_threads(threads)
-    device = find_device(config.trainer.device)
     parts = assemble(run, device)
-    resumes = folder.checkpoints.exists()
+    resumes = folder.checkpoints.exists() and not config.force
     statistics = None if resumes else parts.stream.statistics(config.data.scale_tokens)
     with hold(folder.lock, patience):
+        if config.force:
+            clear_run(folder)
         state = read_state(folder.state)
         if state is not None and state.status == "done":
             return state
@@ -74,7 +77,7 @@ def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patienc
         elif statistics is None:
             statistics = parts.stream.statistics(config.data.scale_tokens)
         parts.stream.scale = statistics.scale
-        state = _begin(run, state or RunState(folder.run_id, "created", steps=parts.stream.plan.steps))
+        state = _begin(run, replace(state or RunState(folder.run_id, "created"), steps=parts.stream.plan.steps))
         try:
             return _train(run, parts, state, checkpoint, statistics, device)
         except Exception as error:
@@ -100,7 +103,8 @@ def _note_end(folder: RunFolder, state: RunState, status: Status, error: str) ->
         write_state(folder.state, read_state(folder.state) or state, status=status, error=error)
 
 
-def _clear(folder: RunFolder) -> None:
+def clear_run(folder: RunFolder) -> None:
+    """Empties a run's folder, but for the lock that the caller holds."""
     for path in folder.path.iterdir():
         if path.name.startswith(folder.lock.name):
             continue
@@ -143,20 +147,30 @@ def _train(
     seconds = 0.0 if checkpoint is None else checkpoint.meta["seconds"]
     metrics = MetricsCallback(sinks, config.data.batch_size, config.trainer.log_every_steps, seconds)
 
-    def saved(step: int) -> None:
+    def note(step: int) -> None:
         nonlocal state
         state = write_state(folder.state, state, step=step, **_progress_of(metrics, step * config.data.batch_size))
 
+    def note_now_and_then(values: Metrics) -> None:
+        nonlocal noted_at
+        if time.monotonic() - noted_at > _NOTE_EVERY_SECONDS:
+            noted_at = time.monotonic()
+            note(int(values["step"]))
+
+    noted_at = time.monotonic()
+    sinks.append(note_now_and_then)
     stop = StopRequest()
     checkpointing = CheckpointCallback(
         folder.checkpoints,
         config.trainer.checkpoint_every_steps,
         stop,
         extra=lambda: {"statistics": statistics.to_json(), "seconds": metrics.seconds},
-        on_saved=saved,
+        on_saved=note,
     )
     try:
         _fit(module, parts, [metrics, progress, checkpointing], checkpoint, config, stop, device)
+        if stop.signal is not None and module.step == module.schedule.steps:
+            signal.raise_signal(stop.signal)  # it came with the last step: whoever was there before us handles it
         if module.step < module.schedule.steps:
             return write_state(folder.state, state, status="preempted", error=f"stopped by {stop.name}")
         return _finish(run, parts, module, state, metrics, statistics.scale, wandb_logger)
@@ -248,17 +262,16 @@ def _finish(
         folder.results,
         {"run_id": folder.run_id, "status": "done", "config": asdict(config), "metrics": results},
     )
-    return write_state(folder.state, state, status="done", **_progress_of(metrics, state.tokens))
+    tokens = module.step * config.data.batch_size
+    return write_state(folder.state, state, status="done", step=module.step, **_progress_of(metrics, tokens))
 
 
 def _progress_of(metrics: MetricsCallback, tokens: int) -> dict[str, Any]:
-    rate = metrics.latest.get("tokens_per_second", 0.0)
-    return {
-        "tokens": tokens,
-        "seconds": round(metrics.seconds, 2),
-        "tokens_per_second": rate,
-        "metrics": {key: metrics.latest[key] for key in ("loss", "l0", "explained_variance") if key in metrics.latest},
-    }
+    progress: dict[str, Any] = {"tokens": tokens, "seconds": round(metrics.seconds, 2)}
+    if metrics.latest:
+        progress["tokens_per_second"] = metrics.latest["tokens_per_second"]
+        progress["metrics"] = {key: metrics.latest[key] for key in ("loss", "l0", "explained_variance")}
+    return progress
 
 
 def _provenance(config: RunConfig, folder: RunFolder, scale: float) -> dict[str, Any]:

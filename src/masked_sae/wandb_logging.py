@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 from pytorch_lightning.loggers import WandbLogger
 
@@ -121,9 +122,15 @@ def _resolve(mode: str) -> str:
 def _why_offline() -> str | None:
     import wandb
 
-    settings = wandb.setup(wandb.Settings(silent=True)).settings
-    if not wandb.login(prompt=False):
+    try:
+        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        logged_in = wandb.login(prompt=False)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong in W&B, training goes on
+        return f"as W&B refuses ({' '.join(str(error).split())})"
+    if not logged_in:
         return "as nobody is logged in (`wandb login`)"
+    if getproxies():
+        return None  # a look past the proxy would tell nothing
     address = urlparse(settings.base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     try:

@@ -50,3 +50,9 @@ def test_a_damaged_one_is_told_and_passed_over(tmp_path: Path, damage: str) -> N
     with pytest.warns(UserWarning, match="damaged"):
         loaded = load_checkpoint(tmp_path)
     assert loaded is not None and loaded.meta["step"] == 1
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "..next.safetensors.abc").write_bytes(b"half")
+    save_checkpoint(tmp_path, checkpoint(1))
+    assert [path.name for path in tmp_path.iterdir()] == [LAST]

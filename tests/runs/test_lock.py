@@ -66,3 +66,19 @@ def test_patience_waits_for_the_lock_to_be_free(tmp_path: Path) -> None:
     os.utime(owner_of(lock), (heard, heard))
     with hold(lock, patience=10):
         pass
+
+
+def test_where_locks_outlive_a_dead_node_its_silence_frees_them(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    lock = tmp_path / ".lock"
+    left = FileLock(lock)
+    left.acquire()  # as a file system keeps it after the node is gone
+    owner_of(lock).write_text(json.dumps({"host": "elsewhere", "pid": 7, "job_id": None}))
+    with pytest.raises(HeldError), hold(lock):
+        pass
+    heard = time.time() - DEAD_AFTER_SECONDS - 1
+    os.utime(owner_of(lock), (heard, heard))
+    with hold(lock):
+        pass
+    left.release()

@@ -1,6 +1,7 @@
 """`metrics.csv`: the training curve."""
 
 import csv
+import os
 from pathlib import Path
 
 from masked_sae.callbacks.metrics import Metrics
@@ -34,6 +35,8 @@ class CurveFile:
             if new:
                 writer.writeheader()
             writer.writerow(metrics)
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint must not outlive the rows before it
 
 
 def _step_of(row: str) -> int:

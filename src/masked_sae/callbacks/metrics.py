@@ -29,7 +29,7 @@ class MetricsCallback(pl.Callback):
         self._seconds_before = seconds
         self._started = self._last_time = time.monotonic()
         self._last_step = 0
-        self._ended: float | None = None
+        self._ended: float | None = self._started
         self.latest: Metrics = {}
 
     @property
@@ -40,6 +40,7 @@ class MetricsCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SAEModule)
         self._started = self._last_time = time.monotonic()
+        self._ended = None
         self._last_step = pl_module.step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

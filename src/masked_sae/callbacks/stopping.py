@@ -36,4 +36,5 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        if self.signal is not signal.SIGUSR2:  # SIGTERM follows it at the time limit, and must not hide it
+            self.signal = signal.Signals(number)

@@ -143,8 +143,9 @@ def predicted(lm: LM, tokens_NT: Tensor, kept_NT: Tensor, first: int) -> tuple[T
     its mask token, and predicts those.
     """
     if lm.objective == "masked":
-        rng = numpy_generator(0, "masked prediction", first)
-        hidden_NT = kept_NT & torch.from_numpy(rng.random(tokens_NT.shape) < _MLM_SHARE)
+        length = tokens_NT.shape[1]
+        draws = [numpy_generator(0, "masked prediction", first + row).random(length) for row in range(len(tokens_NT))]
+        hidden_NT = kept_NT & torch.from_numpy(np.stack(draws) < _MLM_SHARE)
         return torch.where(hidden_NT, lm.tokenizer.mask_token_id, tokens_NT), hidden_NT, tokens_NT
     counts_NT = torch.zeros_like(kept_NT)
     counts_NT[:, :-1] = kept_NT[:, 1:]
@@ -185,8 +186,8 @@ class PredictionSums:
             ce_clean=ce_clean,
             ce_sae=ce_sae,
             ce_zero=ce_zero,
-            ce_recovered=(ce_zero - ce_sae) / (ce_zero - ce_clean),
+            ce_recovered=(ce_zero - ce_sae) / (ce_zero - ce_clean) if ce_zero != ce_clean else 0.0,
             kl_sae=self.kl_sae / n,
             kl_zero=self.kl_zero / n,
-            kl_recovered=(self.kl_zero - self.kl_sae) / self.kl_zero,
+            kl_recovered=(self.kl_zero - self.kl_sae) / self.kl_zero if self.kl_zero else 0.0,
         )

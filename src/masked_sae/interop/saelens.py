@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from masked_sae.files import folder_aside, write_json
+from masked_sae.files import folder_aside, remove_leftovers, write_json
 from masked_sae.saes import SAE
 from masked_sae.saes.batch_topk import BatchTopKSAE
 
@@ -38,6 +38,7 @@ def export_sae(folder: Path, sae: SAE, scale: float, metadata: dict[str, Any]) -
     }
     if folder.exists():
         return  # written aside and renamed: whole
+    remove_leftovers(folder)
     with folder_aside(folder) as aside:
         save_file(_folded(sae, scale), aside / "sae_weights.safetensors")
         if isinstance(sae, BatchTopKSAE):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from masked_sae.files import sync, write_aside
+from masked_sae.files import remove_leftovers, sync, write_aside
 
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
@@ -33,6 +33,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {"meta": json.dumps(checkpoint.meta), "digest": _digest(tensors)}
     last, aside = folder / LAST, folder / ".next.safetensors"
+    remove_leftovers(aside)
     write_aside(aside, lambda path: save_file(tensors, path, metadata=header))
     if last.exists():
         last.replace(folder / PREVIOUS)

@@ -53,7 +53,7 @@ def result_digest(config: RunConfig, content: str) -> str:
 
 
 def lm_fingerprint(name: str) -> str:
-    """A hub name stands for itself; a local folder for its configuration and samples of its weights."""
+    """A hub name stands for itself; a local folder for its configuration, tokenizer and samples of its weights."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return name
@@ -65,7 +65,9 @@ def lm_fingerprint(name: str) -> str:
             for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
                 file.seek(start)
                 digest.update(file.read(_SAMPLE_BYTES))
-    digest.update((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.json")):
+        if path.name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -40,6 +40,11 @@ class HeldError(RuntimeError):
     """Another process works in the folder; the message says which."""
 
 
+def owner_file_of(lock: Path) -> Path:
+    """Where the owner of a lock names itself, and shows by touching it that it lives."""
+    return lock.with_name(lock.name + ".owner")
+
+
 @contextmanager
 def hold(lock: Path, patience: float = 0.0) -> Generator[None]:
     """Holds the folder's lock while the block runs; makes the folder where there is none.
@@ -52,20 +57,21 @@ def hold(lock: Path, patience: float = 0.0) -> Generator[None]:
         HeldError: another process holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    owner_file = lock.with_name(lock.name + ".owner")
+    owner_file = owner_file_of(lock)
     me = Owner(socket.gethostname(), os.getpid(), slurm_job_id())
     held = FileLock(lock)
     deadline = time.monotonic() + patience
     _acquire(held, owner_file, me, deadline)
-    write_json(owner_file, asdict(me))
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(owner_file, ended), daemon=True)
-    beat.start()
     try:
+        write_json(owner_file, asdict(me))
+        beat.start()
         yield
     finally:
         ended.set()
-        beat.join()
+        if beat.is_alive():
+            beat.join()
         owner_file.unlink(missing_ok=True)
         held.release()
 
@@ -75,7 +81,12 @@ def _acquire(held: FileLock, owner_file: Path, me: Owner, deadline: float) -> No
         try:
             held.acquire(timeout=0)
         except Timeout:
-            holder = _read(owner_file) or "a process that has only just taken it"
+            owner = _read(owner_file)
+            holder = owner or "a process that has only just taken it"
+            if owner is not None and owner.host != me.host and _living(owner_file, me) is None:
+                owner_file.unlink(missing_ok=True)  # a dead node's, where the file system keeps what was locked
+                Path(held.lock_file).unlink(missing_ok=True)
+                continue
         else:
             holder = _living(owner_file, me)
             if holder is None:

@@ -1,5 +1,6 @@
 """What a run is doing: `state.json`, rewritten as a whole at every change."""
 
+import errno
 import json
 import os
 import socket
@@ -54,6 +55,10 @@ def read_state(path: Path) -> RunState | None:
         return RunState(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # replaced by another node while we read
+            raise
+        return RunState(**json.loads(path.read_text()))
 
 
 def write_state(path: Path, state: RunState, **changes: Any) -> RunState:
