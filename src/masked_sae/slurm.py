@@ -70,7 +70,7 @@ def submit_and_wait(jobs: Sequence[Job], settings: Mapping[str, Any]) -> None:
     members = [job.member for job in jobs]
     sweep = members[0].folder.path.parent
     record_sweeps(members)
-    waiting = [job for job in jobs if _wants_training(job)]
+    waiting = [job for job in jobs if wants_training(job)]
     ids = _submit(waiting, settings) if waiting else []
     for job, job_id in zip(waiting, ids, strict=True):
         print(f"{job.member.label}: SLURM job {job_id}")
@@ -81,7 +81,7 @@ def submit_and_wait(jobs: Sequence[Job], settings: Mapping[str, Any]) -> None:
     end_sweep(members)
 
 
-def _wants_training(job: Job) -> bool:
+def wants_training(job: Job) -> bool:
     """Whether the member is neither done nor in somebody's hands."""
     folder = job.member.folder
     state = read_state(folder.state)
