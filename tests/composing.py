@@ -2,19 +2,18 @@
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from making import HOOK, ROOT, compose
 
-from masked_sae.commands import typed_config
 from masked_sae.config import RunConfig
 
-ROOT = Path(__file__).parent.parent
+__all__ = ["ROOT", "small_config", "small_overrides"]
 
 
 def small_overrides(lm: Path, corpus: Path, out: Path) -> list[str]:
     """Settings under which a run takes about a second: 24 steps of 64 activations, three windows."""
     return [
         f"lm.name={lm}",
-        "lm.hook_name=blocks.1.hook_resid_post",
+        f"lm.hook_name={HOOK}",
         "lm.batch_size=8",
         "data=text",
         f"data.path={corpus}",
@@ -43,5 +42,4 @@ def small_overrides(lm: Path, corpus: Path, out: Path) -> list[str]:
 
 
 def small_config(lm: Path, corpus: Path, out: Path, *overrides: str) -> RunConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        return typed_config(compose("train", [*small_overrides(lm, corpus, out), *overrides]))
+    return compose([*small_overrides(lm, corpus, out), *overrides])

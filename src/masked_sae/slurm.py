@@ -160,7 +160,7 @@ def _follow(members: Sequence[Member], ids: Sequence[str]) -> None:
 
 def _close(member: Member, job_id: str) -> None:
     try:
-        with hold(member.folder.lock, patience=_LAST_NEWS_SECONDS):
+        with hold(member.folder.lock, patience=2 * DEAD_AFTER_SECONDS):  # a job killed on its node left it locked
             deadline = time.monotonic() + _LAST_NEWS_SECONDS
             while (state := _state_of(member)).status not in ("done", "failed") and time.monotonic() < deadline:
                 time.sleep(1.0)  # what a node wrote last may take a while to be seen here

@@ -56,6 +56,7 @@ class ForgivingWandbLogger(WandbLogger):
         self._forgive(update)
 
     def finish(self, failed: bool) -> None:
+        """Ends the W&B run, with what it has not yet written."""
 
         def finish() -> None:
             self.experiment.finish(exit_code=int(failed))
