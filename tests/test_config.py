@@ -113,6 +113,8 @@ def test_a_rate_that_leaves_the_loss_no_position_is_refused(overrides: list[str]
 def test_sources_without_their_text_are_refused() -> None:
     for overrides in (["data=text"], ["data=text", "data.path=[]"]):
         assert refusal(overrides).key == "data.path"
+    for overrides in (["data=synthetic", "data.path=[]"], ["data=synthetic", "data.path=[a,b]"]):
+        assert refusal(overrides).key == "data.path"
     for overrides in (["data=hub"], ["data=hub", "data.name=null"]):
         assert refusal(overrides).key == "data.name"
 
@@ -123,7 +125,8 @@ def test_sources_without_their_text_are_refused() -> None:
         [],
         *([f"mask={mask}"] for mask in ("none", "token", "latent", "input")),
         *([f"sae={sae}"] for sae in ARCHITECTURES),
-        *([f"lm={lm}"] for lm in ("tiny", "pythia_70m", "pythia_160m", "gemma_2_2b")),
+        *([f"lm={lm}"] for lm in ("tiny", "ground_truth", "pythia_70m", "pythia_160m", "gemma_2_2b")),
+        ["lm=ground_truth", "data=synthetic"],
         ["data=text", "data.path=corpus/"],
         ["data=hub", "data.name=monology/pile-uncopyrighted"],
         ["mask.token.rate=1", "mask.latent.rate=0", "mask.input.rate=1"],

@@ -19,6 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError, NonFiniteError
 
+# Memory in huge pages: without them a CPU spends a tenth of a step on clearing new pages. Torch reads it once.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _OURS = "MASKED_SAE_FULL_ERROR_SET"
 
@@ -27,6 +30,12 @@ def flags_last(arguments: list[str]) -> list[str]:
     """Has `+sweep=mask_rate -m seed=1` mean what it says: Hydra's parser takes no setting after a flag."""
     flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
     return [argument for argument in arguments if argument not in flags] + flags
+
+
+def renamed(arguments: list[str], names: dict[str, str]) -> list[str]:
+    """`key=value` with other keys, where Hydra keeps a key to itself."""
+    split = (argument.partition("=") for argument in arguments)
+    return [f"{names.get(key, key)}{equals}{value}" for key, equals, value in split]
 
 
 @contextmanager

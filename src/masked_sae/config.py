@@ -11,7 +11,10 @@ DTYPES = ("float32", "bfloat16")
 LOSS_POSITIONS = ("all", "unmasked", "masked")
 TARGETS = ("masked", "clean")
 SCHEDULES = ("constant", "linear", "cosine")
-SOURCES = ("stdlib", "text", "hub")
+SOURCES = ("stdlib", "text", "hub", "synthetic")
+CALIBRATIONS = ("clean", "none")
+FAMILIES = ("core", "absorption", "sparse_probing", "tpp", "scr", "ood", "ground_truth")
+CONCEPT_SETS = ("token_class", "first_letter")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -35,7 +38,7 @@ class DataConfig:
     max_epochs: float
     validation_share: float  # of the documents
     store_dir: str
-    path: list[str] = field(default_factory=list)  # source=text
+    path: list[str] = field(default_factory=list)  # source=text; source=synthetic: the LM's folder
     column: str = "text"  # source=text, hub
     name: str | None = None  # source=hub, with split and revision
     split: str = "train"
@@ -79,6 +82,8 @@ class SAEConfig:
     aux_coefficient: float
     dead_after_tokens: int
     threshold_decay: float
+    calibrate: str  # clean: after training, the threshold that gives k on clean text; none: the learned one
+    calibration_tokens: int
     compute_dtype: str
     reference: bool  # train by dense products
     group_fractions: list[float] = field(default_factory=list)  # matryoshka
@@ -116,9 +121,19 @@ class LoggerConfig:
 
 @dataclass
 class EvalConfig:
-    tokens: int  # held-out activations
+    """What is measured; it changes no run's id, and may change after training."""
+
+    families: list[str]
+    seed: int
+    tokens: int  # held-out activations: core, ground_truth
     batch_size: int  # sequences per forward with the SAE spliced in
     dense_frequency: float  # a latent that fires more often than this is dense
+    concepts: list[str]  # absorption: sets of concepts
+    concept_tokens: int  # absorption: positions of token_class
+    concept_words: int | None  # absorption: words of first_letter; null: the whole vocabulary
+    text_tokens: int  # sparse_probing, tpp, scr, ood: tokens of a text
+    texts_per_class: int | None  # of either split; null: all there are
+    cache_dir: str
 
 
 @dataclass
@@ -162,21 +177,32 @@ def check(config: RunConfig) -> None:
         _at_least(f"trainer.{key}", getattr(config.trainer, key), 1)
     if config.trainer.threads is not None:
         _at_least("trainer.threads", config.trainer.threads, 1)
-    for key, value in (
-        ("lm.batch_size", config.lm.batch_size),
-        ("eval.tokens", config.eval.tokens),
-        ("eval.batch_size", config.eval.batch_size),
-    ):
-        _at_least(key, value, 1)
-    _share("eval.dense_frequency", config.eval.dense_frequency)
+    _at_least("lm.batch_size", config.lm.batch_size, 1)
+    check_eval(config.eval)
     if not config.name or "/" in config.name or config.name.startswith("."):
         raise InputError("name", config.name, "a folder name")
+
+
+def check_eval(settings: EvalConfig) -> None:
+    """As `check`, for what is measured."""
+    for family in settings.families:
+        _one_of("eval.families", family, FAMILIES)
+    for concepts in settings.concepts:
+        _one_of("eval.concepts", concepts, CONCEPT_SETS)
+    _at_least("eval.seed", settings.seed, 0)
+    for key in ("tokens", "batch_size", "concept_tokens", "concept_words", "text_tokens", "texts_per_class"):
+        value = getattr(settings, key)
+        if value is not None:
+            _at_least(f"eval.{key}", value, 1)
+    _share("eval.dense_frequency", settings.dense_frequency)
 
 
 def _check_data(data: DataConfig) -> None:
     _one_of("data.source", data.source, SOURCES)
     if data.source == "text" and not data.path:
         raise InputError("data.path", data.path, "files, folders or globs of .txt, .jsonl or .parquet files")
+    if data.source == "synthetic" and len(data.path) != 1:
+        raise InputError("data.path", data.path, "one folder, of a synthetic LM such as assets/ground_truth_lm")
     if data.source == "hub" and not data.name:
         raise InputError("data.name", data.name, "the name of a Hugging Face dataset")
     _at_least("data.context_length", data.context_length, 4)
@@ -232,6 +258,8 @@ def _check_sae(sae: SAEConfig) -> None:
     _at_least("sae.dead_after_tokens", sae.dead_after_tokens, 1)
     if not 0 <= sae.threshold_decay < 1:
         raise InputError("sae.threshold_decay", sae.threshold_decay, "0 up to but not including 1")
+    _one_of("sae.calibrate", sae.calibrate, CALIBRATIONS)
+    _at_least("sae.calibration_tokens", sae.calibration_tokens, 1)
     _one_of("sae.compute_dtype", sae.compute_dtype, DTYPES)
     if sae.architecture == "matryoshka":
         fractions = sae.group_fractions

@@ -16,6 +16,8 @@ from masked_sae.documents import (
     stdlib_documents,
     text_documents,
 )
+from masked_sae.ground_truth.recipe import read_recipe
+from masked_sae.ground_truth.text import synthetic_documents
 from masked_sae.tokens import TokenStore, open_or_build, store_key
 
 
@@ -37,7 +39,8 @@ class Corpus:
 
 
 def find_corpus(data: DataConfig, tokens_needed: int) -> Corpus:
-    """The corpus of `data`; of a hub's dataset no more than `tokens_needed` training tokens are read.
+    """The corpus of `data`; of a hub's dataset and of synthetic text no more than `tokens_needed` training
+    tokens are read.
 
     Raises:
         InputError: `data.path` names nothing that can be read.
@@ -51,6 +54,10 @@ def find_corpus(data: DataConfig, tokens_needed: int) -> Corpus:
         content = f"hub/{name}/{data.revision}/{data.split}/{data.column}/{tokens_needed}"
         documents = lambda: hub_documents(name, data.split, data.column, data.revision)  # noqa: E731
         return Corpus(content, documents, ("data.name", name), tokens_needed)
+    if data.source == "synthetic":
+        recipe = read_recipe(Path(data.path[0]))
+        content = f"synthetic/{recipe}/{tokens_needed}"
+        return Corpus(content, lambda: synthetic_documents(recipe), ("data.path", data.path[0]), tokens_needed)
     digest = hashlib.blake2b(digest_size=16)
     for document in stdlib_documents():
         digest.update(document.key.encode() + b"\0" + document.text.encode() + b"\0")
@@ -58,7 +65,7 @@ def find_corpus(data: DataConfig, tokens_needed: int) -> Corpus:
 
 
 def tokens_needed(data: DataConfig, kept_share: float) -> int:
-    """Tokens to fetch from a hub's dataset, with a tenth to spare for separators and for whole windows."""
+    """Tokens to read of an endless source, with a tenth to spare for separators and for whole windows."""
     window = min(data.window_tokens, data.train_tokens)
     return math.ceil(1.1 * (data.train_tokens / data.max_epochs + window) / kept_share)
 

@@ -31,6 +31,16 @@ class Identified:
 
 
 @dataclass(frozen=True)
+class Read:
+    """What a run reads: an LM, and text in training and held-out sequences."""
+
+    lm: LM
+    training: Layout
+    held_out: Layout
+    separators: float  # share of the training tokens
+
+
+@dataclass(frozen=True)
 class Parts:
     """What a run is made of."""
 
@@ -53,11 +63,11 @@ def identify(config: RunConfig, swept: Mapping[str, str]) -> Identified:
     return Identified(config, RunFolder(folder), corpus, tokenizer)
 
 
-def assemble(run: Identified, device: torch.device) -> Parts:
-    """Builds the token store where there is none, loads the LM, and lays out the stream.
+def read(run: Identified, device: torch.device) -> Read:
+    """Builds the token store where there is none, and loads the LM.
 
     Raises:
-        InputError: the text is too short, the run too long, or the LM or its hook point is not there.
+        InputError: the text is too short, or the LM or its hook point is not there.
     """
     config, tokenizer = run.config, run.tokenizer
     lm = load_lm(config.lm.name, config.lm.hook_name, config.lm.dtype, str(device), tokenizer)
@@ -71,22 +81,31 @@ def assemble(run: Identified, device: torch.device) -> Parts:
         share, tokens = config.data.validation_share, store.meta.validation.tokens
         raise InputError("data.validation_share", share, f"more: held out are {tokens} tokens, less than one sequence")
     held_out = make_layout(store.split("validation"), length, special)
-    separators = store.meta.train.separators / store.meta.train.tokens
-    share = kept_share(config) * (1 - separators)
-    data = config.data
-    plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, training.content_length, share)
-    plan.check_epochs(len(training), data.max_epochs)
+    return Read(lm, training, held_out, store.meta.train.separators / store.meta.train.tokens)
+
+
+def assemble(run: Identified, device: torch.device) -> Parts:
+    """Reads LM and text, and lays out the stream.
+
+    Raises:
+        InputError: see `read`; or the run is too long for its text.
+    """
+    config, data = run.config, run.config.data
+    found = read(run, device)
+    share = kept_share(config) * (1 - found.separators)
+    plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, found.training.content_length, share)
+    plan.check_epochs(len(found.training), data.max_epochs)
     stream = ActivationStream(
-        lm,
-        training,
+        found.lm,
+        found.training,
         plan,
-        make_token_mask(config, tokenizer),
+        make_token_mask(config, run.tokenizer),
         loss_positions=config.mask.token.loss_positions,
         clean_target=config.mask.token.target == "clean",
         lm_batch_size=config.lm.batch_size,
         seed=config.seed,
     )
-    return Parts(lm, stream, held_out)
+    return Parts(found.lm, stream, found.held_out)
 
 
 def kept_share(config: RunConfig) -> float:

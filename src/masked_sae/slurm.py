@@ -18,7 +18,7 @@ from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
 from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
 from masked_sae.runs.sweep import Member
 from masked_sae.sweeping import Job, end_sweep, record_sweeps, train_member
-from masked_sae.training import clear_run
+from masked_sae.training import clear_run, is_complete
 
 _POLL_SECONDS = 2.0
 _LAST_NEWS_SECONDS = 10.0
@@ -82,10 +82,10 @@ def submit_and_wait(jobs: Sequence[Job], settings: Mapping[str, Any]) -> None:
 
 
 def wants_training(job: Job) -> bool:
-    """Whether the member is neither done nor in somebody's hands."""
+    """Whether the member is neither done and measured nor in somebody's hands."""
     folder = job.member.folder
     state = read_state(folder.state)
-    if state is not None and state.status == "done" and not job.config.force:
+    if is_complete(folder, job.config, state) and not job.config.force:
         return False
     if state is not None and state.job_id not in (None, slurm_job_id()) and queued_jobs([str(state.job_id)]):
         print(f"{job.member.label}: in the queue already, as SLURM job {state.job_id}")

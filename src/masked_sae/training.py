@@ -23,15 +23,18 @@ from masked_sae.callbacks.progress import ProgressCallback
 from masked_sae.callbacks.stopping import StopRequest
 from masked_sae.config import RunConfig
 from masked_sae.datamodule import ActivationDataModule
-from masked_sae.evals.core import evaluate_core
-from masked_sae.files import write_json, write_text
-from masked_sae.interop.saelens import export_sae
+from masked_sae.evals.calibration import calibrated
+from masked_sae.evals.core import sequences_to_calibrate
+from masked_sae.evaluation import evaluate, make_suite, unmeasured
+from masked_sae.files import write_text
+from masked_sae.interop.saelens import export_sae, load_sae
 from masked_sae.module import SAEModule, Schedule
 from masked_sae.preparation import Identified, Parts, assemble, find_device, identify, make_sae
 from masked_sae.runs.checkpoint import Checkpoint, load_checkpoint
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import hold
 from masked_sae.runs.state import RunState, Status, read_state, write_state
+from masked_sae.saes import for_inference
 from masked_sae.stream import ActivationStatistics
 from masked_sae.wandb_logging import ForgivingWandbLogger, make_wandb_logger
 
@@ -39,7 +42,7 @@ _NOTE_EVERY_SECONDS = 10.0  # in state.json, between checkpoints
 
 
 def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patience: float = 0.0) -> RunState:
-    """Trains one run, or goes on with it where it was left; a run that is done stays as it is.
+    """Trains one run, or goes on with it where it was left; of a run that is done, measures what is missing.
 
     Args:
         swept: the keys that a sweep varies, with this run's values.
@@ -57,19 +60,23 @@ def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patienc
     if folder.path.exists():
         with hold(folder.lock, patience):  # says who is at it before long work
             state = read_state(folder.state)
-            if state is not None and state.status == "done" and not config.force:
+            if state is not None and is_complete(folder, config, state) and not config.force:
                 return state
     threads = config.trainer.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 0))
     if threads:
         torch.set_num_threads(threads)
     parts = assemble(run, device)
-    resumes = folder.checkpoints.exists() and not config.force
+    resumes = (folder.checkpoints.exists() or folder.sae.exists()) and not config.force
     statistics = None if resumes else parts.stream.statistics(config.data.scale_tokens)
     with hold(folder.lock, patience):
         if config.force:
             clear_run(folder)
         state = read_state(folder.state)
         if state is not None and state.status == "done":
+            if not is_complete(folder, config, state):
+                evaluate(
+                    folder, config, load_sae(folder.sae)[0].to(device), make_suite(config, parts.lm, parts.held_out)
+                )
             return state
         checkpoint = load_checkpoint(folder.checkpoints)
         if checkpoint is not None:
@@ -86,6 +93,11 @@ def train_run(config: RunConfig, swept: Mapping[str, str] | None = None, patienc
         except BaseException as error:
             _note_end(folder, state, "preempted", f"interrupted by {type(error).__name__}")
             raise
+
+
+def is_complete(folder: RunFolder, config: RunConfig, state: RunState | None) -> bool:
+    """Whether there is nothing left to train or to measure."""
+    return state is not None and state.status == "done" and not unmeasured(folder, config.eval)
 
 
 def _begin(run: Identified, state: RunState) -> RunState:
@@ -245,23 +257,15 @@ def _finish(
     scale: float,
     wandb_logger: ForgivingWandbLogger | None,
 ) -> RunState:
-    config, folder, sae = run.config, run.folder, module.sae.eval()
-    results = evaluate_core(
-        sae,
-        parts.lm,
-        parts.held_out,
-        scale=scale,
-        tokens=config.eval.tokens,
-        batch_size=config.eval.batch_size,
-        dense_frequency=config.eval.dense_frequency,
-    )
+    config, folder = run.config, run.folder
+    sae = for_inference(module.sae.eval(), scale)
+    if config.sae.calibrate == "clean" and sae.threshold_F is not None:
+        sequences = sequences_to_calibrate(parts.held_out, config.sae.calibration_tokens)
+        sae = calibrated(sae, config.sae.k, parts.lm, parts.held_out, sequences, config.eval.batch_size)
+    export_sae(folder.sae, sae, _provenance(config, folder, scale))
+    results = evaluate(folder, config, sae, make_suite(config, parts.lm, parts.held_out))
     if wandb_logger is not None:
         wandb_logger.summarize(results)
-    export_sae(folder.sae, sae, scale, _provenance(config, folder, scale))
-    write_json(
-        folder.results,
-        {"run_id": folder.run_id, "status": "done", "config": asdict(config), "metrics": results},
-    )
     tokens = module.step * config.data.batch_size
     return write_state(folder.state, state, status="done", step=module.step, **_progress_of(metrics, tokens))
 
@@ -282,5 +286,6 @@ def _provenance(config: RunConfig, folder: RunFolder, scale: float) -> dict[str,
         "model_class_name": "TransformerBridge",
         "masked_sae_run_id": folder.run_id,
         "masked_sae_scale": scale,
+        "masked_sae_calibrate": config.sae.calibrate,
         "masked_sae_mask": asdict(config.mask),
     }

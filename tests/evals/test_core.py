@@ -1,23 +1,31 @@
 """Core metrics against independent computations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from making import CONTEXT_LIMIT
+from torch.nn import functional as F
 
-from masked_sae.evals.core import ReconstructionSums, at_kept, evaluate_core, predicted
+from masked_sae.evals.core import (
+    ReconstructionSums,
+    at_kept,
+    evaluate_core,
+    mean_max_decoder_cosine,
+    predicted,
+    sequences_to_calibrate,
+    sequences_to_measure,
+)
 from masked_sae.lm import LM
-from masked_sae.saes import TopKSAE
+from masked_sae.saes import InferenceSAE
 from masked_sae.stream import Layout, make_layout
 
 
-class Identity(TopKSAE):
+def identity(d_in: int) -> InferenceSAE:
     """An SAE with a latent for each direction and its opposite: it gives back every activation."""
-
-    def __init__(self, d_in: int) -> None:
-        super().__init__(d_in, 2 * d_in, 2 * d_in)
-        with torch.no_grad():
-            self.W_dec_FD.copy_(torch.cat([torch.eye(d_in), -torch.eye(d_in)]))
-            self.W_enc_FD.copy_(self.W_dec_FD)
+    rows_FD = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
+    zeros_D, zeros_F = torch.zeros(d_in), torch.zeros(2 * d_in)
+    return InferenceSAE(rows_FD.T.contiguous(), zeros_F, rows_FD, zeros_D, zeros_D, threshold_F=zeros_F)
 
 
 def layout_of(lm: LM) -> Layout:
@@ -25,42 +33,36 @@ def layout_of(lm: LM) -> Layout:
     return make_layout(tokens, 16, lm.special)
 
 
-def measure(sae: TopKSAE, lm: LM, layout: Layout) -> dict[str, float]:
-    return evaluate_core(sae, lm, layout, scale=0.5, tokens=400, batch_size=7, dense_frequency=0.1)
+def measure(sae: InferenceSAE, lm: LM, layout: Layout) -> dict[str, float]:
+    return evaluate_core(sae, lm, layout, tokens=400, batch_size=7, dense_frequency=0.1)
 
 
 @pytest.mark.parametrize("model", ["neox", "bert"])
 def test_a_perfect_sae_recovers_everything(model: str, request: pytest.FixtureRequest) -> None:
     lm: LM = request.getfixturevalue(model)
-    metrics = measure(Identity(lm.d_in), lm, layout_of(lm))
-    assert metrics["core/explained_variance"] == pytest.approx(1, abs=1e-5)
-    assert metrics["core/cosine_similarity"] == pytest.approx(1, abs=1e-5)
-    assert metrics["core/ce_recovered"] == pytest.approx(1, abs=1e-3)
-    assert metrics["core/kl_sae"] == pytest.approx(0, abs=1e-4)
-    assert metrics["core/l0"] == pytest.approx(lm.d_in, rel=1e-3)
-    assert metrics["core/dead_latents"] < 0.3 and metrics["core/dense_latents"] > 0.5
+    metrics = measure(identity(lm.d_in), lm, layout_of(lm))
+    assert metrics["explained_variance"] == pytest.approx(1, abs=1e-5)
+    assert metrics["cosine_similarity"] == pytest.approx(1, abs=1e-5)
+    assert metrics["ce_recovered"] == pytest.approx(1, abs=1e-3)
+    assert metrics["kl_sae"] == pytest.approx(0, abs=1e-4)
+    assert metrics["l0"] == pytest.approx(lm.d_in, rel=1e-3)
+    assert metrics["dead_latents"] < 0.3 and metrics["dense_latents"] > 0.5
 
 
 def test_an_sae_that_gives_zeros_is_a_zero_ablation(neox: LM) -> None:
-    nothing = Identity(neox.d_in)
-    with torch.no_grad():
-        nothing.W_dec_FD.zero_()
-    metrics = measure(nothing, neox, layout_of(neox))
-    assert metrics["core/ce_sae"] == pytest.approx(metrics["core/ce_zero"])
-    assert metrics["core/ce_recovered"] == pytest.approx(0, abs=1e-6)
-    assert metrics["core/kl_recovered"] == pytest.approx(0, abs=1e-6)
+    nothing = identity(neox.d_in)
+    metrics = measure(replace(nothing, W_dec_FD=torch.zeros_like(nothing.W_dec_FD)), neox, layout_of(neox))
+    assert metrics["ce_sae"] == pytest.approx(metrics["ce_zero"])
+    assert metrics["ce_recovered"] == pytest.approx(0, abs=1e-6)
+    assert metrics["kl_recovered"] == pytest.approx(0, abs=1e-6)
 
 
 def test_clean_cross_entropy_is_the_lms_own_loss(neox: LM) -> None:
     layout = layout_of(neox)
-    sequences = -(-400 // layout.content_length)
-    import numpy as np
-
-    chosen = np.linspace(0, len(layout) - 1, sequences).round().astype(np.int64)
-    tokens_NT, _ = layout.read(chosen)
+    tokens_NT, _ = layout.read(sequences_to_measure(layout, 400))
     with torch.inference_mode():
         loss = neox.bridge.original_model(tokens_NT, labels=tokens_NT).loss.item()
-    assert measure(Identity(neox.d_in), neox, layout)["core/ce_clean"] == pytest.approx(loss, rel=1e-5)
+    assert measure(identity(neox.d_in), neox, layout)["ce_clean"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_an_encoder_predicts_only_tokens_that_were_hidden(bert: LM) -> None:
@@ -92,6 +94,36 @@ def test_sums_over_batches_equal_the_whole() -> None:
     variance = (x_BD - x_BD.mean(0)).square().sum(1).mean()
     error = (x_BD - x_hat_BD).square().sum(1).mean()
     assert metrics.explained_variance == pytest.approx(1 - (error / variance).item(), rel=1e-5)
+    assert metrics.l1 == pytest.approx(f_BF.sum(1).double().mean().item(), rel=1e-5)
+    ratio = (x_hat_BD.norm(dim=1) / x_BD.norm(dim=1)).mean().item()
+    assert metrics.l2_ratio == pytest.approx(ratio, rel=1e-5)
+    bias = x_hat_BD.square().sum() / (x_BD * x_hat_BD).sum()
+    assert metrics.relative_reconstruction_bias == pytest.approx(bias.item(), rel=1e-5)
+    assert metrics.alive_latents == 1 - metrics.dead_latents
     assert metrics.l0 == pytest.approx((f_BF > 0).sum(1).double().mean().item())
     assert metrics.dead_latents == pytest.approx(((f_BF > 0).sum(0) == 0).double().mean().item())
     assert metrics.dense_latents == pytest.approx(((f_BF > 0).double().mean(0) > 0.5).double().mean().item())
+
+
+def test_a_shrunken_reconstruction_shows_in_ratio_and_bias() -> None:
+    x_BD = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    sums = ReconstructionSums(6, 9)
+    sums.add(x_BD, torch.ones(50, 9), 0.5 * x_BD)
+    metrics = sums.metrics(dense_frequency=0.1)
+    assert metrics.l2_ratio == pytest.approx(0.5)
+    assert metrics.relative_reconstruction_bias == pytest.approx(0.5)
+    assert metrics.cosine_similarity == pytest.approx(1)
+
+
+def test_the_largest_decoder_cosine_is_that_of_the_nearest_other_row() -> None:
+    W_dec_FD = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 1, 1], [3, 0, 0]])
+    half = F.cosine_similarity(W_dec_FD[1], W_dec_FD[2], dim=0).item()
+    assert mean_max_decoder_cosine(W_dec_FD, chunk=3) == pytest.approx((1 + half + half + 1) / 4)
+
+
+def test_no_sequence_both_calibrates_and_measures(neox: LM) -> None:
+    layout = layout_of(neox)
+    measured = sequences_to_measure(layout, 10**6).tolist()
+    calibrated = sequences_to_calibrate(layout, 10**6).tolist()
+    assert sorted([*measured, *calibrated]) == list(range(len(layout)))
+    assert len(sequences_to_measure(layout, 160)) == -(-160 // layout.content_length)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from masked_sae.interop.saelens import export_sae
-from masked_sae.saes import SAE, BatchTopKSAE, MatryoshkaSAE, TopKSAE
+from masked_sae.errors import InputError
+from masked_sae.interop.saelens import export_sae, load_sae
+from masked_sae.saes import SAE, BatchTopKSAE, MatryoshkaSAE, TopKSAE, for_inference
 
 SCALE = 0.37
 
@@ -35,7 +36,9 @@ def test_saelens_loads_it_and_encodes_the_same(kind: str, tmp_path: Path) -> Non
     sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
     with torch.enable_grad():
         sae = trained(kind)
-    export_sae(tmp_path / "sae", sae, SCALE, {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post"})
+    export_sae(
+        tmp_path / "sae", for_inference(sae, SCALE), {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post"}
+    )
     theirs = sae_lens.SAE.load_from_disk(str(tmp_path / "sae"))
     x_BD = torch.randn(40, 16, generator=torch.Generator().manual_seed(1)) / SCALE
     f_BF = sae.encode(x_BD * SCALE)
@@ -43,3 +46,52 @@ def test_saelens_loads_it_and_encodes_the_same(kind: str, tmp_path: Path) -> Non
     torch.testing.assert_close(theirs.encode(x_BD), f_BF / SCALE, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(theirs(x_BD), sae.decode(f_BF) / SCALE, rtol=1e-4, atol=1e-5)
     assert theirs.cfg.metadata.hook_name == "blocks.1.hook_resid_post"
+
+
+@pytest.mark.parametrize("kind", ["topk", "batch_topk", "matryoshka"])
+def test_what_was_saved_is_read_back_to_the_bit(kind: str, tmp_path: Path) -> None:
+    sae = for_inference(trained(kind), SCALE)
+    export_sae(tmp_path / "sae", sae, {"model_name": "tiny"})
+    read, metadata = load_sae(tmp_path / "sae")
+    x_BD = torch.randn(40, 16, generator=torch.Generator().manual_seed(1)) / SCALE
+    assert torch.equal(read.encode(x_BD), sae.encode(x_BD)) and torch.equal(read(x_BD), sae(x_BD))
+    assert metadata["model_name"] == "tiny"
+
+
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
+@pytest.mark.parametrize("subtracts", [True, False])
+@torch.no_grad()
+def test_saes_that_saelens_saved_encode_and_decode_as_there(architecture: str, subtracts: bool, tmp_path: Path) -> None:
+    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
+    options = {"k": 5, "rescale_acts_by_decoder_norm": True} if architecture == "topk" else {}
+    config = sae_lens.registry.get_sae_class(architecture)[1](
+        d_in=16, d_sae=64, device="cpu", apply_b_dec_to_input=subtracts, **options
+    )
+    theirs = sae_lens.SAE.from_dict(config.to_dict())
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in theirs.named_parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.1 if name == "r_mag" else 0.5))
+    theirs.save_model(tmp_path)
+    ours, _ = load_sae(tmp_path)
+    x_BD = torch.randn(40, 16, generator=generator)
+    # A JumpReLU of a negative threshold lets no negative latent through: its base is a ReLU.
+    torch.testing.assert_close(ours.encode(x_BD) > 0, theirs.encode(x_BD) > 0)
+    torch.testing.assert_close(ours(x_BD), theirs(x_BD), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sae=.*holds no cfg\.json"):
+        load_sae(tmp_path)
+    export_sae(tmp_path / "sae", for_inference(trained("topk"), SCALE), {})
+    config = tmp_path / "sae" / "cfg.json"
+    text = config.read_text()
+    config.write_text(text.replace('"topk"', '"transcoder"'))
+    with pytest.raises(InputError, match="an architecture of jumprelu, topk"):
+        load_sae(tmp_path / "sae")
+    config.write_text(text.replace('"normalize_activations": "none"', '"normalize_activations": "layer_norm"'))
+    with pytest.raises(InputError, match="normalize_activations=none"):
+        load_sae(tmp_path / "sae")
+    config.write_text(text)
+    (tmp_path / "sae" / "sae_weights.safetensors").write_bytes(b"not weights")
+    with pytest.raises(InputError, match="a readable SAE"):
+        load_sae(tmp_path / "sae")

@@ -9,36 +9,48 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from masked_sae.lm import LM
 from masked_sae.randomness import numpy_generator
-from masked_sae.saes import SAE
+from masked_sae.saes import InferenceSAE
 from masked_sae.stream import Layout
 
+_CALIBRATES = 4  # every so many held-out sequences, one
 _MLM_SHARE = 0.15  # of the tokens, which an encoder has to predict (Devlin et al. 2018, arXiv 1810.04805)
 
 
 @dataclass(frozen=True)
 class ReconstructionMetrics:
-    """On held-out clean text, activations scaled as in training.
+    """On held-out clean text, of the LM's activations as they are.
 
     Attributes:
         l0: mean number of active latents.
-        explained_variance: `1 - E||x - x_hat||^2 / E||x - E x||^2`.
+        l1: mean sum of the latents.
+        explained_variance: `1 - E||x - x_hat||^2 / (E||x||^2 - ||E x||^2)`.
         mse: `E||x - x_hat||^2 / d_in`.
         cosine_similarity: mean of `cos(x, x_hat)`.
-        dead_latents: share of latents that fired on no held-out activation.
-        dense_latents: share of latents that fired on more than the given share of them.
+        l2_ratio: mean of `||x_hat|| / ||x||`.
+        relative_reconstruction_bias: `E||x_hat||^2 / E[x x_hat]`, under 1 where reconstructions shrink (Rajamanoharan
+            et al. 2024, arXiv 2404.16014, equation 10).
+        alive_latents, dead_latents: share of latents that fired on some, and on no, activation.
+        frequency_over_1_percent: share of latents that fired on more than 1 % of the activations.
+        dense_latents: on more than the given share of them (10 %).
         tokens: activations measured.
     """
 
     l0: float
+    l1: float
     explained_variance: float
     mse: float
     cosine_similarity: float
+    l2_ratio: float
+    relative_reconstruction_bias: float
+    alive_latents: float
     dead_latents: float
+    frequency_over_1_percent: float
     dense_latents: float
     tokens: int
 
@@ -68,63 +80,111 @@ class ReconstructionSums:
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         self.count = 0
-        self.error = self.squares = self.cosine = self.active = 0.0
+        self.sums = torch.zeros(7, dtype=torch.float64)
         self.sum_D = torch.zeros(d_in, dtype=torch.float64)
         self.fired_F = torch.zeros(d_sae, dtype=torch.float64)
 
     def add(self, x_BD: Tensor, f_BF: Tensor, x_hat_BD: Tensor) -> None:
+        norm_B, norm_hat_B = x_BD.norm(dim=1), x_hat_BD.norm(dim=1)
+        each = (
+            (x_BD - x_hat_BD).square(),
+            x_BD.square(),
+            F.cosine_similarity(x_BD, x_hat_BD, dim=1),
+            f_BF,
+            norm_hat_B / norm_B.clamp_min(1e-4),
+            x_hat_BD.square(),
+            x_BD * x_hat_BD,
+        )
         self.count += len(x_BD)
-        self.error += (x_BD - x_hat_BD).square().sum(dtype=torch.float64).item()
-        self.squares += x_BD.square().sum(dtype=torch.float64).item()
-        self.cosine += F.cosine_similarity(x_BD, x_hat_BD, dim=1).sum(dtype=torch.float64).item()
+        self.sums += torch.stack([values.sum(dtype=torch.float64) for values in each]).cpu()
         self.sum_D += x_BD.sum(0, dtype=torch.float64).cpu()
         self.fired_F += (f_BF > 0).sum(0, dtype=torch.float64).cpu()
 
     def metrics(self, dense_frequency: float) -> ReconstructionMetrics:
-        n, mean_D, frequency_F = self.count, self.sum_D / self.count, self.fired_F / self.count
-        variance = self.squares / n - mean_D.square().sum().item()
+        mean_D, frequency_F = self.sum_D / self.count, self.fired_F / self.count
+        error, squares, cosine, l1, l2_ratio, squares_hat, products = (self.sums / self.count).tolist()
+
+        def share(chosen_F: Tensor) -> float:
+            return chosen_F.double().mean().item()
+
         return ReconstructionMetrics(
             l0=frequency_F.sum().item(),
-            explained_variance=1 - self.error / n / variance,
-            mse=self.error / n / len(mean_D),
-            cosine_similarity=self.cosine / n,
-            dead_latents=(frequency_F == 0).double().mean().item(),
-            dense_latents=(frequency_F > dense_frequency).double().mean().item(),
-            tokens=n,
+            l1=l1,
+            explained_variance=1 - error / (squares - mean_D.square().sum().item()),
+            mse=error / len(mean_D),
+            cosine_similarity=cosine,
+            l2_ratio=l2_ratio,
+            relative_reconstruction_bias=squares_hat / products if products else 0.0,
+            alive_latents=share(frequency_F > 0),
+            dead_latents=share(frequency_F == 0),
+            frequency_over_1_percent=share(frequency_F > 0.01),
+            dense_latents=share(frequency_F > dense_frequency),
+            tokens=self.count,
         )
+
+
+def mean_max_decoder_cosine(W_dec_FD: Tensor, chunk: int = 4096) -> float:
+    """Mean over the latents of the largest cosine between a latent's decoder row and any other's."""
+    if len(W_dec_FD) < 2:
+        return 0.0
+    rows_FD = F.normalize(W_dec_FD, dim=1)
+    largest_F: list[Tensor] = []
+    for first in range(0, len(rows_FD), chunk):
+        cosine_CF = rows_FD[first : first + chunk] @ rows_FD.T
+        own_C = torch.arange(len(cosine_CF), device=cosine_CF.device)
+        cosine_CF[own_C, own_C + first] = -torch.inf
+        largest_F.append(cosine_CF.amax(1))
+    return torch.cat(largest_F).mean().item()
 
 
 @torch.inference_mode()
 def evaluate_core(
-    sae: SAE, lm: LM, layout: Layout, *, scale: float, tokens: int, batch_size: int, dense_frequency: float
+    sae: InferenceSAE, lm: LM, layout: Layout, *, tokens: int, batch_size: int, dense_frequency: float
 ) -> dict[str, float]:
-    """Core metrics over about `tokens` held-out activations, keyed `core/…`.
+    """Core metrics over about `tokens` held-out activations.
 
     Prediction metrics are left out where the LM has no trained output layer.
 
     Args:
         layout: held-out sequences.
-        scale: of the activations that the SAE was trained on.
         batch_size: sequences per forward.
     """
-    n_sequences = min(math.ceil(tokens / layout.content_length), len(layout))
-    # Spread over the whole split, so that a few tokens still see many documents.
-    indices = np.linspace(0, len(layout) - 1, n_sequences).round().astype(np.int64)
+    indices = sequences_to_measure(layout, tokens)
     sums = ReconstructionSums(sae.d_in, sae.d_sae)
     predictions = PredictionSums()
-    for first in range(0, n_sequences, batch_size):
+    for first in range(0, len(indices), batch_size):
         tokens_NT, kept_NT = layout.read(indices[first : first + batch_size])
-        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)] * scale
+        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)]
         f_BF = sae.encode(x_BD)
         sums.add(x_BD, f_BF, sae.decode(f_BF))
         if lm.objective is not None:
-            spliced = at_kept(lambda x_BD: sae(x_BD * scale) / scale, kept_NT.to(lm.device))
+            spliced = at_kept(sae, kept_NT.to(lm.device))
             zeroed = at_kept(torch.zeros_like, kept_NT.to(lm.device))
             predictions.add(lm, *predicted(lm, tokens_NT, kept_NT, first), spliced, zeroed)
     metrics: dict[str, float] = asdict(sums.metrics(dense_frequency))
+    metrics["max_decoder_cosine"] = mean_max_decoder_cosine(sae.W_dec_FD)
     if predictions.count:
         metrics |= asdict(predictions.metrics())
-    return {f"core/{key}": value for key, value in metrics.items()}
+    return metrics
+
+
+def sequences_to_measure(layout: Layout, tokens: int) -> NDArray[np.int64]:
+    """Sequences with about `tokens` tokens, spread over the layout, so that a few still see many documents.
+
+    None of them sets a threshold: see `sequences_to_calibrate`.
+    """
+    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES != _CALIBRATES - 1)
+
+
+def sequences_to_calibrate(layout: Layout, tokens: int) -> NDArray[np.int64]:
+    """Every fourth sequence, or as many as have about `tokens` tokens."""
+    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES == _CALIBRATES - 1)
+
+
+def _spread(layout: Layout, tokens: int, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    candidates = chosen.nonzero()[0] if chosen.any() else np.arange(len(layout))  # of a very short text: all
+    n_sequences = min(math.ceil(tokens / layout.content_length), len(candidates))
+    return candidates[np.linspace(0, len(candidates) - 1, n_sequences).round().astype(np.int64)]
 
 
 def at_kept(change: Callable[[Tensor], Tensor], kept_NT: Tensor) -> Callable[[Tensor], Tensor]:

@@ -3,25 +3,26 @@
 Axes: D `d_in`, F `d_sae`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from masked_sae.errors import InputError
 from masked_sae.files import folder_aside, remove_leftovers, write_json
-from masked_sae.saes import SAE
-from masked_sae.saes.batch_topk import BatchTopKSAE
+from masked_sae.saes import InferenceSAE
 
 _FORMAT_VERSION = "6.54.0"  # of SAELens; below 6 it would read another format
+_CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
+READABLE = ("jumprelu", "topk", "standard", "gated")
 
 
-def export_sae(folder: Path, sae: SAE, scale: float, metadata: dict[str, Any]) -> None:
-    """Writes the SAE for the LM's own activations: the training scale is folded in, decoder rows keep unit norm.
-
-    With `x_scaled = scale * x`, the latents of `x` are those of `x_scaled` divided by `scale`. TopK becomes SAELens'
-    `topk`; BatchTopK and Matryoshka become `jumprelu` with their learned threshold for every latent.
+def export_sae(folder: Path, sae: InferenceSAE, metadata: dict[str, Any]) -> None:
+    """Writes the SAE: SAELens' `topk` where it has a `k`, else `jumprelu`.
 
     Args:
         metadata: what SAELens keeps of the SAE's origin: `model_name`, `hook_name`, `context_size`, ….
@@ -36,25 +37,67 @@ def export_sae(folder: Path, sae: SAE, scale: float, metadata: dict[str, Any]) -
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": _FORMAT_VERSION, **metadata},
     }
+    weights = {"W_enc": sae.W_enc_DF, "b_enc": sae.b_enc_F, "W_dec": sae.W_dec_FD, "b_dec": sae.b_dec_D}
+    if sae.threshold_F is not None:
+        config["architecture"] = "jumprelu"
+        weights["threshold"] = sae.threshold_F
+    else:
+        config |= {"architecture": "topk", "k": sae.k, "rescale_acts_by_decoder_norm": False}
     if folder.exists():
         return  # written aside and renamed: whole
     remove_leftovers(folder)
     with folder_aside(folder) as aside:
-        save_file(_folded(sae, scale), aside / "sae_weights.safetensors")
-        if isinstance(sae, BatchTopKSAE):
-            config["architecture"] = "jumprelu"
+        cpu = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in weights.items()}
+        save_file(cpu, aside / _WEIGHTS)
+        write_json(aside / _CONFIG, config)
+
+
+def load_sae(folder: Path) -> tuple[InferenceSAE, dict[str, Any]]:
+    """An SAE that SAELens or this project saved, and its metadata.
+
+    Raises:
+        InputError: the folder holds none, or one that does more than encode and decode an activation.
+    """
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError("sae", folder, f"a folder in SAELens' format: it holds no {name}")
+    try:
+        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
+        weights = {name: tensor.float() for name, tensor in load_file(folder / _WEIGHTS).items()}
+        return _assemble(folder, config, weights), dict(config.get("metadata") or {})
+    except (ValueError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("sae", folder, f"a readable SAE ({' '.join(str(error).split())})") from error
+    except KeyError as error:
+        raise InputError("sae", folder, f"an SAE of its architecture: {error} is missing") from error
+
+
+def _assemble(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> InferenceSAE:
+    architecture = config.get("architecture")
+    if architecture not in READABLE:
+        raise InputError("sae", folder, f"an architecture of {', '.join(READABLE)}; this is {architecture}")
+    for key in ("normalize_activations", "reshape_activations"):
+        if config.get(key, "none") not in ("none", None):
+            raise InputError("sae", folder, f"{key}=none (fold it into the weights first); this has {config[key]}")
+    W_enc_DF, W_dec_FD, b_dec_D = weights["W_enc"], weights["W_dec"], weights["b_dec"]
+    threshold_F: Tensor | None = None
+    k: int | None = None
+    if architecture == "gated":
+        # On where x W_enc + b_gate > 0; then exp(r_mag) x W_enc + b_mag, which grows with it: a threshold says when.
+        gain_F = weights["r_mag"].exp()
+        b_enc_F = weights["b_mag"]
+        threshold_F = (b_enc_F - gain_F * weights["b_gate"]).clamp_min(0)
+        W_enc_DF = W_enc_DF * gain_F
+    else:
+        b_enc_F = weights["b_enc"]
+        if architecture == "topk":
+            k = int(config["k"])
+            if config.get("rescale_acts_by_decoder_norm"):
+                norm_F = W_dec_FD.norm(dim=1)
+                W_enc_DF, b_enc_F, W_dec_FD = W_enc_DF * norm_F, b_enc_F * norm_F, W_dec_FD / norm_F[:, None]
         else:
-            config |= {"architecture": "topk", "k": sae.k, "rescale_acts_by_decoder_norm": False}
-        write_json(aside / "cfg.json", config)
-
-
-def _folded(sae: SAE, scale: float) -> dict[str, Tensor]:
-    weights = {
-        "W_enc": sae.W_enc_DF,
-        "b_enc": sae.b_enc_F / scale,
-        "W_dec": sae.W_dec_FD,
-        "b_dec": sae.b_dec_D / scale,
-    }
-    if isinstance(sae, BatchTopKSAE):
-        weights["threshold"] = (sae.threshold / scale).expand(sae.d_sae)
-    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in weights.items()}
+            threshold_F = weights["threshold"] if architecture == "jumprelu" else torch.zeros_like(b_enc_F)
+    subtracts = config.get("apply_b_dec_to_input", True)
+    b_in_D = b_dec_D if subtracts else torch.zeros_like(b_dec_D)
+    return InferenceSAE(W_enc_DF.contiguous(), b_enc_F, W_dec_FD.contiguous(), b_dec_D, b_in_D, threshold_F, k)

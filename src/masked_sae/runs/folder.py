@@ -29,6 +29,11 @@ class RunFolder:
         return self.path / "results.json"
 
     @property
+    def evals(self) -> Path:
+        """One file for each family of metrics."""
+        return self.path / "evals"
+
+    @property
     def sae(self) -> Path:
         return self.path / "sae"
 

@@ -21,7 +21,7 @@ _NOT_RESULT = (
     "data.path",
     "data.store_dir",
     "lm.name",
-    "eval.batch_size",
+    "eval",
 )
 
 

@@ -1,0 +1,35 @@
+"""`python -m src.evaluate sae=FOLDER` or `sweep=FOLDER`: metrics of SAEs that are there."""
+
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from masked_sae.commands import clear_errors, renamed, typed_config
+from masked_sae.config import check
+from masked_sae.errors import InputError
+
+# Hydra takes `sae=` and `sweep=` for choices from conf/sae and conf/sweep.
+FOLDERS = {"sae": "sae_folder", "sweep": "sweep_folder"}
+
+
+@hydra.main(version_base=None, config_path="../conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    with clear_errors():
+        with open_dict(config):
+            folders = {key: config.pop(name) for key, name in FOLDERS.items()}
+        settings = typed_config(config)
+        check(settings)
+        given = [key for key, folder in folders.items() if folder is not None]
+        if len(given) != 1:
+            raise InputError("sae", folders["sae"], "either sae=FOLDER or sweep=FOLDER")
+        from masked_sae.evaluating import evaluate_folders
+
+        evaluate_folders(given[0], folders[given[0]], settings, HydraConfig.get().overrides.task)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = renamed(sys.argv[1:], FOLDERS)
+    with clear_errors():
+        main()

@@ -1,0 +1,257 @@
+"""Absorption: does a latent stay silent where its concept holds, while a more specific one carries the concept?
+
+After Chanin et al. 2024, "A is for absorption" (arXiv 2409.14507), with SAEBench's definitions and settings.
+
+Axes: P positions, W positions of one concept that its probe gets right, C concepts, D `d_in`, F `d_sae`, K latents.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.nn import functional as F
+
+from masked_sae.evals.concepts import Concepts
+from masked_sae.evals.probes import (
+    LinearProbes,
+    ProbeFit,
+    Ranking,
+    f1_scores,
+    fit_probes,
+    rank_latents,
+    sparse_probe_f1,
+    sparse_rows,
+)
+
+FULL_COSINE = 0.025  # between the probe and the one latent of full absorption, at least
+FRACTION_COSINE = 0.1  # between the probe and each of the absorbing latents of the fraction
+CARRIED_SHARE = 0.4  # of the activation's projection that absorbing latents carry, at least
+MAX_ABSORBING = 3  # latents that may share in the fraction
+MINIMUM_F1 = 0.6  # a concept whose ground-truth probe is no better is left out
+F1_JUMP = 0.03  # one more latent in the sparse probe counts as a split where F1 grows by more
+MAX_LATENTS = 10  # of a sparse probe
+_SILENT = 1e-8
+_CHUNK = 512  # positions whose latents are dense at a time
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Linear probes of the concepts on the LM's activations, and their F1 on the test positions; no SAE enters."""
+
+    probes: LinearProbes
+    f1_C: Tensor
+
+
+@dataclass(frozen=True)
+class ConceptAbsorption:
+    """One concept.
+
+    Attributes:
+        probe_f1: of the ground-truth probe.
+        sparse_f1: of the probes on 1, 2, … latents.
+        split_latents: those that stand for the concept together.
+        positions: test positions of the concept that the ground-truth probe gets right; the rates are means over them.
+        full_absorption, absorption_fraction: see `absorption_at`.
+    """
+
+    concept: str
+    probe_f1: float
+    sparse_f1: tuple[float, ...]
+    split_latents: tuple[int, ...]
+    positions: int
+    full_absorption: float
+    absorption_fraction: float
+
+
+@dataclass(frozen=True)
+class AbsorptionResult:
+    """Absorption on one set of concepts.
+
+    Attributes:
+        concepts: the measurable ones; empty where there are too few.
+        measurable: how many there are.
+        l0: mean number of active latents at the test positions.
+        not_measurable: why this LM cannot be measured, else None.
+    """
+
+    concepts: tuple[ConceptAbsorption, ...]
+    measurable: int
+    l0: float
+    not_measurable: str | None
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the concepts; without them where nothing was measurable."""
+        if self.not_measurable is not None:
+            return {"concepts": float(self.measurable), "l0": self.l0}
+        return {
+            "full_absorption": fmean(concept.full_absorption for concept in self.concepts),
+            "absorption_fraction": fmean(concept.absorption_fraction for concept in self.concepts),
+            "split_latents": fmean(len(concept.split_latents) for concept in self.concepts),
+            "concepts": float(self.measurable),
+            "l0": self.l0,
+        }
+
+
+@torch.inference_mode()
+def fit_ground_truth(
+    concepts: Concepts,
+    x_PD: Tensor,
+    *,
+    seed: int = 0,
+    fit: ProbeFit = ProbeFit(),  # noqa: B008 (frozen)
+) -> GroundTruth:
+    """Once for an LM and hook point, for every SAE on it.
+
+    Args:
+        x_PD: activations at the concepts' positions as the LM gives them, float32.
+    """
+    x_PD, test_P = x_PD.cpu().float(), concepts.test_P
+    probes = fit_probes(x_PD[~test_P], concepts.labels_PC[~test_P], fit, seed)
+    return GroundTruth(probes, f1_scores(probes.scores(x_PD[test_P]) > 0, concepts.labels_PC[test_P]))
+
+
+def split_latents(ranked: Sequence[int], f1: Sequence[float], jump: float = F1_JUMP) -> tuple[int, ...]:
+    """The shortest prefix of the ranked latents past which the F1 of 1, 2, … of them grows by no more than `jump`."""
+    grows = (later > earlier + jump for earlier, later in pairwise(f1))
+    length = next((k for k, more in enumerate(grows, start=1) if not more), len(f1))
+    return tuple(ranked[:length])
+
+
+@torch.inference_mode()
+def absorption_at(
+    x_WD: Tensor, f_WF: Tensor, W_dec_FD: Tensor, probe_D: Tensor, split: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Full absorption and absorption fraction of one concept at each position.
+
+    With `u` the probe's unit vector, the activation's projection is `x · u` and a latent's `f · (W_dec u)`. SAEBench
+    has `f · cos(W_dec, u)`: the same for decoder rows of unit norm, while for others only this one is what the latent
+    adds to the projection. No bias enters.
+
+    - Full absorption: no split latent fires; the latent with the largest projection has a cosine of at least 0.025 with
+      the probe, and carries at least 0.4 of the activation's projection.
+    - Absorption fraction: `a` is what the (up to 3) latents with the largest projections carry, of those that are no
+      split latents and have a cosine of at least 0.1; `m` is what the split latents carry. Where `a` is less than 0.4
+      of the activation's projection, or `m` is all of it, the fraction is 0. Else it is `a / (a + m)`, with `a` cut to
+      what `m` leaves of the projection; 1 where `m <= 0`.
+
+    Args:
+        x_WD: activations, float32.
+        f_WF: latents.
+        W_dec_FD: decoder rows, of any norm.
+        probe_D: the ground-truth probe's weights, of any norm.
+        split: the concept's split latents.
+
+    Returns:
+        Full absorption (W,), bool, and the fraction (W,), float32 in [0, 1].
+    """
+    u_D = F.normalize(probe_D, dim=0)
+    direction_F = W_dec_FD @ u_D
+    cosine_F = direction_F / W_dec_FD.norm(dim=1).clamp_min(1e-12)
+    along_W = x_WD @ u_D
+    carried_WF = f_WF * direction_F
+    main = torch.tensor(split, dtype=torch.long, device=f_WF.device)
+
+    top_W, latent_W = carried_WF.max(dim=1)
+    silent_W = (f_WF[:, main] < _SILENT).all(dim=1)
+    aligned_W = cosine_F[latent_W] >= FULL_COSINE
+    full_W = silent_W & aligned_W & (along_W > 0) & (top_W >= CARRIED_SHARE * along_W)
+
+    main_W = carried_WF[:, main].sum(dim=1)
+    absorbs_F = cosine_F >= FRACTION_COSINE
+    absorbs_F[main] = False
+    others_WF = carried_WF.clamp_(min=0).mul_(absorbs_F)
+    absorbed_W = others_WF.topk(min(MAX_ABSORBING, others_WF.shape[1]), dim=1).values.sum(dim=1)
+    applies_W = (along_W > 0) & (main_W < along_W) & (absorbed_W >= CARRIED_SHARE * along_W)
+    a_W, m_W = absorbed_W.minimum(along_W - main_W), main_W.clamp_min(0)
+    return full_W, torch.where(applies_W, a_W / (a_W + m_W).clamp_min(1e-30), 0.0)
+
+
+@torch.inference_mode()
+def evaluate_absorption(
+    concepts: Concepts,
+    x_PD: Tensor,
+    f_PF: Tensor | csr_array,
+    W_dec_FD: Tensor,
+    *,
+    truth: GroundTruth | None = None,
+    minimum_f1: float = MINIMUM_F1,
+    max_latents: int = MAX_LATENTS,
+    ranking: Ranking = "weight",
+    seed: int = 0,
+) -> AbsorptionResult:
+    """Absorption of an SAE's latents on a set of concepts.
+
+    Args:
+        x_PD: activations at the concepts' positions as the LM gives them, float32: L1 decay and the sparse probes'
+            regularisation take the latents in the LM's units, as SAEBench does.
+        f_PF: the latents of these activations, in the same units; dense, or sparse, where they are many.
+        W_dec_FD: decoder rows. They may have any norm: latents are measured as if all had norm 1.
+        truth: of `fit_ground_truth`, which else is called.
+        minimum_f1: a concept is measurable if its ground-truth probe's F1 is higher.
+        ranking: see `rank_latents`; SAEBench's by default.
+        seed: of the order of the probes' batches.
+    """
+    x_PD, W_dec_FD, test_P = x_PD.cpu().float(), W_dec_FD.detach().cpu().float(), concepts.test_P
+    truth = truth or fit_ground_truth(concepts, x_PD, seed=seed)
+    norm_F = W_dec_FD.norm(dim=1)
+    unit_FD = W_dec_FD / norm_F.clamp_min(1e-12)[:, None]
+    latents_PF = sparse_rows(f_PF)
+    latents_PF = csr_array(
+        (latents_PF.data * norm_F.numpy()[latents_PF.indices], latents_PF.indices, latents_PF.indptr),
+        shape=latents_PF.shape,
+    )
+    f_test_PF = latents_PF[test_P.numpy()]
+    l0 = float(np.count_nonzero(f_test_PF.data > 0) / f_test_PF.shape[0])
+    measurable = (truth.f1_C > minimum_f1).nonzero()[:, 0].tolist()
+    if len(measurable) < max(concepts.minimum, 1):
+        reason = (
+            f"{len(measurable)} of {len(concepts.names)} concepts have a ground-truth probe with an F1 over "
+            f"{minimum_f1:g}; {max(concepts.minimum, 1)} are needed"
+        )
+        return AbsorptionResult((), len(measurable), l0, reason)
+    train_PC = concepts.labels_PC[~test_P]
+    ranked_CK = rank_latents(latents_PF[~test_P.numpy()], train_PC, max_latents, seed, ranking=ranking)
+    columns_PF = latents_PF.tocsc()
+    x_test_PD, labels_test_PC = x_PD[test_P], concepts.labels_PC[test_P]
+    right_PC = labels_test_PC & (truth.probes.scores(x_test_PD) > 0)
+    found: list[ConceptAbsorption] = []
+    for concept in measurable:
+        ranked = ranked_CK[concept].tolist()
+        f_PK = columns_PF[:, ranked].toarray()
+        f1 = sparse_probe_f1(f_PK, concepts.labels_PC[:, concept].numpy(), test_P.numpy())
+        split = split_latents(ranked, f1)
+        right_W = right_PC[:, concept].nonzero()[:, 0]
+        full, fraction = _sums(x_test_PD, f_test_PF, unit_FD, truth.probes.weight_CE[concept], split, right_W)
+        found.append(
+            ConceptAbsorption(
+                concept=concepts.names[concept],
+                probe_f1=truth.f1_C[concept].item(),
+                sparse_f1=f1,
+                split_latents=split,
+                positions=len(right_W),
+                full_absorption=full / len(right_W),
+                absorption_fraction=fraction / len(right_W),
+            )
+        )
+    return AbsorptionResult(tuple(found), len(measurable), l0, None)
+
+
+def _sums(
+    x_PD: Tensor, f_PF: csr_array, W_dec_FD: Tensor, probe_D: Tensor, split: tuple[int, ...], rows_W: Tensor
+) -> tuple[float, float]:
+    """Over some positions, with the latents dense for a few positions, and those that fire there, at a time."""
+    full = fraction = 0.0
+    for some_W in rows_W.split(_CHUNK):
+        f_WF = f_PF[some_W.numpy()]
+        columns = np.union1d(f_WF.indices, split)
+        main = np.searchsorted(columns, split).tolist()
+        dense_WF = torch.from_numpy(f_WF[:, columns].toarray())
+        full_W, fraction_W = absorption_at(x_PD[some_W], dense_WF, W_dec_FD[torch.from_numpy(columns)], probe_D, main)
+        full += full_W.sum().item()
+        fraction += fraction_W.sum(dtype=torch.float64).item()
+    return full, fraction

@@ -1,0 +1,59 @@
+"""The inference threshold, set after training so that clean text has the L0 that was asked for.
+
+A threshold learned on masked activations is too low for clean ones: at equal `k`, masked runs would be compared at a
+larger L0 than unmasked ones, and most metrics move with L0.
+
+Axes: B activations, F `d_sae`, A active latents.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masked_sae.lm import LM
+from masked_sae.saes import InferenceSAE
+from masked_sae.saes.selection import largest
+from masked_sae.stream import Layout
+
+_SPARE = 4  # times `k`: latents of a batch that are looked at first
+
+
+@torch.inference_mode()
+def calibrated(
+    sae: InferenceSAE, k: int, lm: LM, layout: Layout, indices: NDArray[np.int64], batch_size: int
+) -> InferenceSAE:
+    """The SAE with one threshold for all latents, above which lie `k` latents per activation on these sequences.
+
+    Where fewer than `k` are positive on average, the threshold is 0.
+
+    Args:
+        indices: sequences of the layout, none of them used for measuring.
+        batch_size: sequences per forward.
+    """
+    values: list[Tensor] = []
+    unseen: list[float] = []  # the largest value that each batch may have kept back
+    count = 0
+    for first in range(0, len(indices), batch_size):
+        tokens_NT, kept_NT = layout.read(indices[first : first + batch_size])
+        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)]
+        count += len(x_BD)
+        values.append(_largest_values(sae.pre_activations(x_BD), _SPARE * k * len(x_BD)))
+        unseen.append(values[-1].amin().item() if len(values[-1]) == _SPARE * k * len(x_BD) else 0.0)
+    threshold = _above_which(torch.cat(values), k * count)
+    if threshold < max(unseen):
+        raise RuntimeError("one part of the held-out text has more than four times as many active latents as the whole")
+    return sae.with_threshold(threshold)
+
+
+def _largest_values(pre_BF: Tensor, count: int) -> Tensor:
+    _, values_A = largest(pre_BF.reshape(1, -1), min(count, pre_BF.numel()))
+    return values_A[values_A > 0]
+
+
+def _above_which(values_A: Tensor, count: int) -> float:
+    """Midway between the `count`-th largest and the next: rounding of either cannot change what is active."""
+    if len(values_A) <= count:
+        return 0.0
+    smallest_in, largest_out = values_A.topk(count + 1).values[-2:].tolist()
+    return (smallest_in + largest_out) / 2

@@ -1,0 +1,177 @@
+"""What an SAE finds of the features that are truly in a synthetic LM's activations.
+
+Axes: B activations, D `d_in`, F `d_sae`, G true features, P parents, C children of a parent.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from masked_sae.ground_truth.truth import Truth
+from masked_sae.lm import LM
+from masked_sae.randomness import numpy_generator
+from masked_sae.stream import Layout
+
+
+@dataclass(frozen=True)
+class GroundTruthMetrics:
+    """Means over parents leave out those for which there was nothing to count; theirs is NaN in the arrays.
+
+    Attributes:
+        mean_max_cosine: mean over the features of the largest cosine of a decoder row with the feature's direction.
+        recovered: share of features whose matched latent has a cosine above the threshold. Latents and features are
+            matched one to one, such that the sum of cosines is largest.
+        l0: mean number of active latents.
+        tokens: activations measured.
+        cosine_P: of each parent's matched latent with the parent.
+        absorption_P: of the activations with parent and child, the share where the parent's latent is silent and a
+            child's latent carries the parent: it fires, and its cosines with the parent and with a child that is
+            active there are above the threshold.
+        recall_with_child_P: of the same activations, the share where the parent's latent fires. What neither share
+            counts was missed.
+        recall_alone_P: of the activations with the parent and none of its children, the share where its latent fires.
+        false_firing_P: of the activations where the parent's latent fires, the share without any of the parent.
+    """
+
+    mean_max_cosine: float
+    recovered: float
+    l0: float
+    tokens: int
+    cosine_P: Tensor
+    absorption_P: Tensor
+    recall_with_child_P: Tensor
+    recall_alone_P: Tensor
+    false_firing_P: Tensor
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for a table; one that could not be measured is left out."""
+        values = {
+            "mean_max_cosine": self.mean_max_cosine,
+            "recovered": self.recovered,
+            "absorption_rate": self.absorption_P.nanmean().item(),
+            "parent_recall_with_child": self.recall_with_child_P.nanmean().item(),
+            "parent_recall_alone": self.recall_alone_P.nanmean().item(),
+            "false_firing": self.false_firing_P.nanmean().item(),
+            "l0": self.l0,
+        }
+        return {key: value for key, value in values.items() if not math.isnan(value)}
+
+
+@torch.inference_mode()
+def ground_truth_metrics(
+    W_dec_FD: Tensor,
+    f_BF: Tensor,
+    coefficients_BG: Tensor,
+    truth: Truth,
+    *,
+    active_above: float = 0.3,
+    recovered_above: float = 0.9,
+    carried_above: float = 0.3,
+) -> GroundTruthMetrics:
+    """Compares the latents of some activations with the features that are truly in them.
+
+    Only features that occur in these activations count, and only latents that fire on one of them are matched: a
+    direction that is never used finds nothing.
+
+    Args:
+        W_dec_FD: decoder rows, of any norm.
+        f_BF: latents, or just whether they fire (bool).
+        coefficients_BG: the true coefficients, from `Truth.true_features`.
+        active_above: the coefficient above which a feature counts as active. A token's own are about 1; what the
+            context adds may be arbitrarily small.
+        recovered_above: the cosine above which a latent counts as having found its feature.
+        carried_above: the cosine above which a latent carries a feature. At 0.3 a latent for a child gives back about
+            a third of a parent of equal strength; directions of parents are orthogonal to all others.
+    """
+    fires_BF = F.pad(f_BF > 0, (0, 1))  # a last latent that never fires stands for "none"
+    active_BG = coefficients_BG > active_above
+    occurs_G = (coefficients_BG > 0).any(0)
+    rows_FD = F.pad(F.normalize(W_dec_FD.float(), dim=1), (0, 0, 0, 1))
+    cosine_FG = (rows_FD @ truth.directions_GD.T).masked_fill_(~fires_BF.any(0)[:, None], 0.0)
+    latent_G = _match(cosine_FG, occurs_G)
+    matched_G = cosine_FG.gather(0, latent_G[None, :])[0]
+    per_parent: list[tuple[Tensor, ...]] = []
+    for parent in range(truth.parents):
+        children = truth.children_of(parent)
+        main_B, active_B = fires_BF[:, latent_G[parent]], active_BG[:, parent]
+        both_BC = active_BG[:, children] & active_B[:, None]
+        with_child_B = both_BC.any(1)
+        carries_FC = (cosine_FG[:, parent, None] > carried_above) & (cosine_FG[:, children] > carried_above)
+        some = carries_FC.any(1)
+        carried_BC = fires_BF[:, some].float() @ carries_FC[some].float() > 0
+        absorbed_B = ~main_B & (carried_BC & both_BC).any(1)
+        per_parent.append(
+            (
+                _share(absorbed_B, with_child_B),
+                _share(main_B, with_child_B),
+                _share(main_B, active_B & ~with_child_B),
+                _share(coefficients_BG[:, parent] == 0, main_B),
+            )
+        )
+    absorption_P, recall_with_child_P, recall_alone_P, false_firing_P = map(torch.stack, zip(*per_parent, strict=True))
+    return GroundTruthMetrics(
+        mean_max_cosine=cosine_FG.amax(0)[occurs_G].mean().item(),
+        recovered=(matched_G > recovered_above)[occurs_G].float().mean().item(),
+        l0=fires_BF.sum(1).float().mean().item(),
+        tokens=len(f_BF),
+        cosine_P=matched_G[: truth.parents].cpu(),
+        absorption_P=absorption_P.cpu(),
+        recall_with_child_P=recall_with_child_P.cpu(),
+        recall_alone_P=recall_alone_P.cpu(),
+        false_firing_P=false_firing_P.cpu(),
+    )
+
+
+def _match(cosine_FG: Tensor, occurs_G: Tensor) -> Tensor:
+    """(G,) the latent of each feature, no latent twice; the last one, "none", where a feature does not occur, or where
+    there are not enough latents whose cosine is positive.
+    """
+    none = len(cosine_FG) - 1
+    latent_G = torch.full((cosine_FG.shape[1],), none)
+    occurring_O = occurs_G.nonzero()[:, 0].cpu()
+    candidates_FO = cosine_FG[:none, occurs_G].clamp_min(0.0).cpu()
+    with_none = F.pad(candidates_FO, (0, 0, 0, len(occurring_O))).double().numpy()
+    latents, columns = linear_sum_assignment(with_none, maximize=True)
+    latents[with_none[latents, columns] == 0] = none
+    latent_G[occurring_O[torch.from_numpy(columns)]] = torch.from_numpy(latents)
+    return latent_G.to(cosine_FG.device)
+
+
+def _share(counted_B: Tensor, of_B: Tensor) -> Tensor:
+    """NaN where there is nothing to count."""
+    return (counted_B & of_B).sum() / of_B.sum()
+
+
+@torch.inference_mode()
+def evaluate_ground_truth(
+    encode: Callable[[Tensor], Tensor],
+    W_dec_FD: Tensor,
+    lm: LM,
+    layout: Layout,
+    truth: Truth,
+    *,
+    tokens: int,
+    seed: int,
+    batch_size: int = 64,
+) -> GroundTruthMetrics:
+    """Reads about `tokens` activations of held-out text, sequences drawn by the seed, as the LM gives them.
+
+    Args:
+        encode: the LM's own activations (B, D) to latents (B, F): a scale of training belongs in here.
+        layout: held-out sequences.
+        batch_size: sequences per forward.
+    """
+    fires: list[Tensor] = []
+    coefficients: list[Tensor] = []
+    order = numpy_generator(seed, "ground truth sequences").permutation(len(layout))
+    chosen = order[: math.ceil(tokens / layout.content_length)]
+    for first in range(0, len(chosen), batch_size):
+        tokens_NT, kept_NT = layout.read(chosen[first : first + batch_size])
+        fires.append(encode(lm.activations(tokens_NT)[kept_NT.to(lm.device)]) > 0)
+        coefficients.append(truth.true_features(tokens_NT)[kept_NT].to(lm.device))
+    return ground_truth_metrics(W_dec_FD, torch.cat(fires), torch.cat(coefficients), truth.to(lm.device))

@@ -1,0 +1,199 @@
+"""What `python -m src.evaluate` does: finds the SAEs, makes their suites, measures, and prints.
+
+SAEs of one LM, hook point and text share a suite, and so its activations and probes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import safe_open
+from tqdm import tqdm
+
+from masked_sae.commands import typed_config
+from masked_sae.config import RunConfig, check
+from masked_sae.errors import InputError
+from masked_sae.evals.suite import Suite
+from masked_sae.evaluation import evaluate, make_suite, unmeasured
+from masked_sae.files import write_text
+from masked_sae.interop.saelens import load_sae
+from masked_sae.preparation import find_device, identify, read
+from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.lock import hold
+from masked_sae.runs.state import RunState, read_state, write_state
+from masked_sae.runs.sweep import Member, read_members
+from masked_sae.runs.table import print_members
+from masked_sae.wandb_logging import make_wandb_logger
+
+_OWN = ("lm", "data", "eval", "trainer")  # of a run's configuration, what the command line may change
+
+
+@dataclass(frozen=True)
+class Measurable:
+    """An SAE, the configuration it is measured with, and where the results go."""
+
+    sae: Path
+    config: RunConfig
+    folder: RunFolder
+    is_run: bool
+
+
+def evaluate_folders(kind: str, named: Any, settings: RunConfig, overrides: Sequence[str]) -> None:
+    """Measures what `sae=` or `sweep=` names and prints the results.
+
+    Args:
+        kind: `sae` or `sweep`.
+        named: a folder, or a list of them.
+        settings: of the command: defaults and overrides.
+        overrides: what stood on the command line.
+
+    Raises:
+        InputError: a folder holds no SAE, or its LM or text cannot be used.
+    """
+    listed = named if isinstance(named, Iterable) and not isinstance(named, str) else [named]
+    folders = [Path(str(one)).expanduser() for one in listed]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(kind, folder, "a folder that exists")
+    found = [one for folder in folders for one in _find(kind, folder, settings, overrides)]
+    pending = [one for one in found if settings.force or unmeasured(one.folder, one.config.eval)]
+    suites: dict[str, Suite] = {}
+    for one in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
+        _measure(one, suites, force=settings.force)
+    print_members([Member(one.folder, {}) for one in found])
+    for one in found:
+        _print_metrics(one.folder, one.config.eval.families)
+
+
+def _find(kind: str, folder: Path, settings: RunConfig, overrides: Sequence[str]) -> list[Measurable]:
+    if kind == "sae":
+        return [_measurable(folder, settings, overrides)]
+    members = read_members(folder)
+    if not members:
+        raise InputError("sweep", folder, "a sweep's folder, such as runs/mask_rate")
+    done = [member.folder for member in members if (member.folder.sae / "cfg.json").exists()]
+    for member in members:
+        if member.folder not in done:
+            state = read_state(member.folder.state)
+            status = "missing" if state is None else state.status
+            print(f"left out: {member.folder.run_id}: {status}, without an SAE yet")
+    return [_measurable(run.path, settings, overrides) for run in done]
+
+
+def _measurable(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> Measurable:
+    """A run's folder, its sae/ folder, or an SAE from elsewhere."""
+    run = RunFolder(folder.parent if folder.name == "sae" and (folder.parent / "config.yaml").exists() else folder)
+    if run.config.exists():
+        if not run.sae.is_dir():
+            raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
+        return Measurable(run.sae, _config_of(run, settings, overrides), run, is_run=True)
+    _, metadata = load_sae(folder)
+    config = _config_for(folder, metadata, settings, overrides)
+    with safe_open(str(folder / "sae_weights.safetensors"), "numpy") as weights:
+        digest = hashlib.blake2b(json.dumps(sorted(weights.keys())).encode(), digest_size=4)
+    digest.update((folder / "cfg.json").read_bytes())
+    digest.update((folder / "sae_weights.safetensors").read_bytes())
+    digest.update(json.dumps([asdict(config.lm), asdict(config.data)], sort_keys=True).encode())
+    name = folder.resolve().parent.name if folder.name == "sae" else folder.resolve().name
+    place = Path(config.output_dir) / config.name / f"{name}-{digest.hexdigest()}"
+    return Measurable(folder, config, RunFolder(place), is_run=False)
+
+
+def _config_of(run: RunFolder, settings: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The run's own configuration, with this command's `eval`, and what else stood on the command line."""
+    try:
+        stored = OmegaConf.load(run.config)
+        assert isinstance(stored, DictConfig)
+        asked = OmegaConf.structured(settings)
+        stored["eval"] = asked.eval
+        for key in _keys(overrides):
+            if key.split(".")[0] in _OWN:
+                OmegaConf.update(stored, key, OmegaConf.select(asked, key), merge=False)
+        stored["trainer"]["progress"] = settings.trainer.progress
+        config = typed_config(stored)
+    except (OmegaConfBaseException, KeyError) as error:
+        raise InputError("sae", run.config, f"a run's configuration ({' '.join(str(error).split())})") from error
+    check(config)
+    return config
+
+
+def _config_for(folder: Path, metadata: dict[str, Any], settings: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """For an SAE from elsewhere: LM and hook point of its metadata, unless the command line names them."""
+    keys = _keys(overrides)
+    lm = settings.lm
+    for key, field in (("name", "model_name"), ("hook_name", "hook_name")):
+        if f"lm.{key}" in keys or "lm" in keys:
+            continue
+        if not metadata.get(field):
+            raise InputError(f"lm.{key}", None, f"the LM's, as {folder}/cfg.json does not name it")
+        lm = replace(lm, **{key: str(metadata[field])})
+    data = settings.data
+    if metadata.get("context_size") and "data.context_length" not in keys:
+        data = replace(data, context_length=int(metadata["context_size"]))
+    return replace(settings, lm=lm, data=data)
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.lstrip("+~").partition("=")[0] for override in overrides]
+
+
+def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool) -> None:
+    config, device = one.config, find_device(one.config.trainer.device)
+    key = json.dumps([asdict(config.lm), asdict(config.data), asdict(config.eval)], sort_keys=True)
+    if key not in suites:
+        suites.clear()  # one LM in memory at a time
+        found = read(identify(config, {}), device)
+        suites[key] = make_suite(config, found.lm, found.held_out)
+    sae, _ = load_sae(one.sae)
+    if sae.d_in != suites[key].d_in:
+        valid = f"an SAE for the {suites[key].d_in} dimensions of {config.lm.name} at {config.lm.hook_name}"
+        raise InputError("sae", one.sae, f"{valid}: this one has {sae.d_in}")
+    one.folder.path.mkdir(parents=True, exist_ok=True)
+    with hold(one.folder.lock):
+        if force:
+            for path in one.folder.evals.glob("*.json"):
+                path.unlink()
+        if not one.is_run:
+            write_text(one.folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+        metrics = evaluate(one.folder, config, sae.to(device), suites[key])
+        if one.is_run:
+            _summarize(one, metrics)
+        else:
+            write_state(one.folder.state, RunState(one.folder.run_id, "created"), status="done")
+
+
+def _summarize(one: Measurable, metrics: dict[str, float]) -> None:
+    """Into the run's W&B summary."""
+    stored = RunFolder(one.folder.path)
+    loaded = OmegaConf.load(stored.config)
+    assert isinstance(loaded, DictConfig)
+    config = typed_config(loaded)
+    state = read_state(stored.state)
+    logger = make_wandb_logger(
+        config.logger.wandb,
+        run_id=stored.run_id,
+        group=config.name,
+        folder=stored.path,
+        config=asdict(config),
+        logged_until=1 if state is None else max(1, state.step),
+    )
+    if logger is not None:
+        logger.begin()
+        logger.summarize(metrics)
+        logger.finish(failed=False)
+
+
+def _print_metrics(folder: RunFolder, families: Sequence[str]) -> None:
+    results = json.loads(folder.results.read_text())
+    print(f"\n{folder.path}")
+    for family in families:
+        values = {key: value for key, value in results["metrics"].items() if key.startswith(f"{family}/")}
+        for key, value in values.items():
+            print(f"  {key:44}{value:12.4f}")
+    for key, note in results.get("notes", {}).items():
+        print(f"  {key}: {note}")

@@ -1,0 +1,1 @@
+"""A synthetic LM whose features are known: its recipe, weights, text and truth."""

@@ -1,0 +1,53 @@
+"""After calibration the L0 on clean text is the one asked for."""
+
+import numpy as np
+import pytest
+import torch
+from making import CONTEXT_LIMIT
+
+from masked_sae.evals.calibration import calibrated
+from masked_sae.lm import LM
+from masked_sae.saes import InferenceSAE
+from masked_sae.stream import Layout, make_layout
+
+
+def layout_of(lm: LM) -> Layout:
+    tokens = torch.randint(5, 50, (40 * CONTEXT_LIMIT,), generator=torch.Generator().manual_seed(0)).numpy()
+    return make_layout(tokens, 16, lm.special)
+
+
+def random_sae(d_in: int, bias: float = 0.0) -> InferenceSAE:
+    generator = torch.Generator().manual_seed(3)
+    W_dec_FD = torch.nn.functional.normalize(torch.randn(96, d_in, generator=generator), dim=1)
+    zeros_D = torch.zeros(d_in)
+    b_enc_F = torch.full((96,), bias)
+    return InferenceSAE(W_dec_FD.T.contiguous(), b_enc_F, W_dec_FD, zeros_D, zeros_D, threshold_F=torch.zeros(96))
+
+
+def l0(sae: InferenceSAE, lm: LM, layout: Layout, sequences: np.ndarray) -> float:
+    tokens_NT, kept_NT = layout.read(sequences)
+    return (sae.encode(lm.activations(tokens_NT)[kept_NT]) > 0).sum(1).double().mean().item()
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_l0_is_k_on_the_calibrating_text(neox: LM, k: int, batch_size: int) -> None:
+    layout, sequences = layout_of(neox), np.arange(40)
+    sae = calibrated(random_sae(neox.d_in), k, neox, layout, sequences, batch_size)
+    assert l0(sae, neox, layout, sequences) == pytest.approx(k, abs=1e-9)
+    assert sae.threshold_F is not None and sae.threshold_F.unique().numel() == 1
+
+
+def test_the_threshold_does_not_depend_on_the_batches(neox: LM) -> None:
+    layout, sequences = layout_of(neox), np.arange(40)
+    thresholds = [calibrated(random_sae(neox.d_in), 5, neox, layout, sequences, size).threshold_F for size in (4, 40)]
+    torch.testing.assert_close(thresholds[0], thresholds[1], rtol=1e-5, atol=1e-6)
+
+
+def test_where_too_few_latents_are_positive_all_of_them_stay(neox: LM) -> None:
+    layout, sequences = layout_of(neox), np.arange(40)
+    sae = random_sae(neox.d_in, bias=-1.0)
+    before = l0(sae, neox, layout, sequences)
+    after = calibrated(sae, 90, neox, layout, sequences, 8)
+    assert before < 90
+    assert l0(after, neox, layout, sequences) == before
