@@ -4,8 +4,10 @@
 
 A step is forward, loss, backward, gradient projection, Adam and decoder normalisation, as each
 library's own trainer does them. All variants take turns in one process, so that what else the machine does hits
-them alike; the table holds medians. Peak memory is measured beside it, each variant in a process of its own: weights,
-Adam's moments and all that a step needs on top. Peers: `pip install -e '.[peers]'`.
+them alike. The table holds medians of seconds, and medians of the rounds' ratios: a ratio compares steps that were a
+moment apart. Memory comes in huge pages (for all variants), as in `python -m src.train`. Peak memory is measured beside
+it, each variant in a process of its own: weights, Adam's moments and all that a step needs on top. Peers:
+`pip install -e '.[peers]'`.
 """
 
 import argparse
@@ -20,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it before its first allocation
 
 import torch
 
@@ -220,7 +224,12 @@ def machine(device: str) -> dict[str, Any]:
     return about | ({"accelerator": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def median_ratio(seconds: list[float], others: list[float]) -> float:
+    """Median over the rounds of how often `others` fits into `seconds`."""
+    return statistics.median(mine / other for mine, other in zip(seconds, others, strict=True))
+
+
+def table(rows: list[dict[str, Any]], taken: dict[str, list[float]]) -> str:
     lines = [f"{'':28}{'seconds':>10}{'fastest':>10}{'x product':>11}{'peak MiB':>10}"]
     for row in rows:
         ratio, peak = row["ratio_to_encoder_product"], row["peak_bytes"]
@@ -230,7 +239,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     peers = [row for row in rows if row["name"].startswith(("saelens-", "sparsify-"))]
     lines += [""] if ours_rows and peers else []
     for row in ours_rows:
-        faster = ", ".join(f"{peer['seconds'] / row['seconds']:.2f}x {peer['name']}" for peer in peers)
+        mine = taken[row["name"]]
+        faster = ", ".join(f"{median_ratio(taken[peer['name']], mine):.2f}x {peer['name']}" for peer in peers)
         if faster:
             lines.append(f"{row['name']} is as fast as {faster}")
     return "\n".join(lines)
@@ -258,21 +268,22 @@ def main() -> None:
     about = machine(arguments.device)
     taken = measure_seconds(arguments.only, sizes, arguments.repeats)
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    product = medians.get("encoder-product")
+    product = taken.get("encoder-product")
     rows: list[dict[str, Any]] = [
         {
             "name": name,
             "seconds": median,
             "fastest_seconds": min(taken[name]),
             "peak_bytes": None if arguments.no_memory else peak_in_own_process(name, arguments),
-            "ratio_to_encoder_product": None if product is None else median / product,
+            "ratio_to_encoder_product": None if product is None else median_ratio(taken[name], product),
+            "round_seconds": taken[name],
         }
         for name, median in medians.items()
     ]
     if arguments.json:
         text = {"machine": about, "sizes": vars(sizes), "repeats": arguments.repeats, "rows": rows}
         arguments.json.write_text(json.dumps(text, indent=2) + "\n")
-    print(table(rows))
+    print(table(rows, taken))
 
 
 if __name__ == "__main__":
