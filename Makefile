@@ -17,6 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(RUN) -m src.train +sweep=mask_rate -m
+	$(RUN) -m src.report sweep=runs/mask_rate
 
 test: $(STAMP)
 	$(RUN) -m pytest

@@ -24,7 +24,7 @@ from masked_sae.files import write_text
 from masked_sae.interop.saelens import load_sae
 from masked_sae.preparation import find_device, identify, read
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.lock import hold
+from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep import Member, read_members
 from masked_sae.runs.table import print_members
@@ -64,7 +64,10 @@ def evaluate_folders(kind: str, named: Any, settings: RunConfig, overrides: Sequ
     pending = [one for one in found if settings.force or unmeasured(one.folder, one.config.eval)]
     suites: dict[str, Suite] = {}
     for one in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
-        _measure(one, suites, force=settings.force)
+        try:
+            _measure(one, suites, force=settings.force)
+        except HeldError as held:
+            print(held)  # another process trains or measures it
     print_members([Member(one.folder, {}) for one in found])
     for one in found:
         _print_metrics(one.folder, one.config.eval.families)
@@ -189,6 +192,8 @@ def _summarize(one: Measurable, metrics: dict[str, float]) -> None:
 
 
 def _print_metrics(folder: RunFolder, families: Sequence[str]) -> None:
+    if not folder.results.exists():
+        return
     results = json.loads(folder.results.read_text())
     print(f"\n{folder.path}")
     for family in families:

@@ -1,0 +1,1 @@
+"""What a sweep showed: tables, figures and one page, from run folders alone."""

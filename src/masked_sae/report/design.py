@@ -1,0 +1,181 @@
+"""What the runs were for: how each was masked, how sparse it was made, and what else differs between them."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from masked_sae.report.runs import Runs
+from masked_sae.runs.table import heading
+
+_SPARSITY = re.compile(r"sae\.(k|\w*(l0|l1|sparsity)\w*)")
+_MASK_DEFAULTS: dict[str, Any] = {"rate": 0.0, "schedule": "constant", "initial_rate": 0.0}
+_NO_RESULT = re.compile(  # settings that say where or how a run is done
+    r"name|output_dir|force|detach|seed|trainer\..*|logger\..*|data\.path|data\.store_dir|(lm|eval)\.batch_size"
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of masking, the same for all its runs.
+
+    Attributes:
+        rate: of the kind of mask that the arms differ in; None where they differ in more than that.
+    """
+
+    label: str
+    unmasked: bool
+    rate: float | None
+
+
+@dataclass(frozen=True)
+class Design:
+    """Attributes:
+    arms: unmasked first, then by rate.
+    sparsities: labels such as `k 16`, sparsest first.
+    strata: runs that differ in anything but mask, sparsity and seed are never compared; one empty label if none do.
+    places: one row for each measured run, under its index in `Runs.table`: `seed`, and as positions `arm`,
+        `sparsity` and `stratum`.
+    varied: settings that differ between runs, with their values.
+    fixed: settings that all runs share.
+    """
+
+    arms: tuple[Arm, ...]
+    sparsities: tuple[str, ...]
+    strata: tuple[str, ...]
+    places: pd.DataFrame
+    varied: Mapping[str, tuple[Any, ...]]
+    fixed: Mapping[str, Any]
+
+    @property
+    def baseline(self) -> int | None:
+        """The place of the unmasked arm."""
+        return 0 if self.arms and self.arms[0].unmasked else None
+
+
+def read_design(runs: Runs) -> Design:
+    """Finds arms, sparsities and strata in the settings that differ between the runs that were measured."""
+    table = runs.measured
+    masks = pd.DataFrame([_mask_of(row, runs.settings) for _, row in table.iterrows()], index=table.index)
+    arm_of, arms = _arms(masks)
+    known = table[table[list(runs.settings)].notna().any(axis=1)]  # SAEs from elsewhere may have no settings
+    differing = [key for key in runs.settings if len(distinct(known[key], keep_none=True)) > 1]
+    sparsity_keys = [key for key in differing if _SPARSITY.fullmatch(key)]
+    sparsity_keys = sparsity_keys or [key for key in runs.settings if key == "sae.k"]
+    sparsity_of, sparsities = _labelled(table, sparsity_keys)
+    stratum_keys = [
+        key
+        for key in differing
+        if not (key.startswith("mask.") or key in sparsity_keys or _NO_RESULT.fullmatch(key))
+        and not _follows(table, key, sparsity_keys)
+    ]
+    stratum_of, strata = _labelled(known, stratum_keys)
+    if len(known) < len(table):
+        strata = (*strata, "settings not known")
+        stratum_of = stratum_of.reindex(table.index, fill_value=len(strata) - 1)
+    seed = table["seed"] if "seed" in table else pd.Series(float("nan"), index=table.index)
+    places = pd.DataFrame({"arm": arm_of, "sparsity": sparsity_of, "stratum": stratum_of, "seed": seed})
+    values = {key: distinct(runs.table[key]) for key in runs.settings if not _NO_RESULT.fullmatch(key) or key == "seed"}
+    varied = {key: found for key, found in values.items() if len(found) > 1}
+    fixed = {key: found[0] for key, found in values.items() if len(found) == 1}
+    return Design(arms, sparsities, strata, places, varied, fixed)
+
+
+def _mask_of(row: "pd.Series[Any]", settings: Iterable[str]) -> dict[str, Any]:
+    """The settings of a mask as far as they matter: none of a mask that hides nothing."""
+    mask = {key: row[key] for key in settings if key.startswith("mask.") and not _is_none(row[key])}
+    if not mask:
+        return {"masked": True, "other": f"{row['run_id']} (mask not known)"}
+    kept: dict[str, Any] = {}
+    for kind in ("token", "latent", "input"):
+        own = _MASK_DEFAULTS | {key.split(".")[-1]: value for key, value in mask.items() if f"mask.{kind}." in key}
+        constant = own["schedule"] == "constant"
+        if own["rate"] == 0 and (constant or own["initial_rate"] == 0):
+            continue
+        if constant:
+            del own["initial_rate"]
+        kept |= {f"mask.{kind}.{name}": value for name, value in own.items()}
+    return {"masked": bool(kept), **kept}
+
+
+def _arms(masks: pd.DataFrame) -> tuple["pd.Series[int]", tuple[Arm, ...]]:
+    keys = [key for key in masks.columns if key != "masked"]
+    rates = [key for key in keys if key.endswith(".rate") or key == "other"]
+    masked = masks[masks["masked"]] if len(masks) else masks
+    name_by = [key for key in keys if len(distinct(masked[key], keep_none=key in rates)) > 1] or rates
+    arms: dict[tuple[Any, ...], Arm] = {}
+    places: list[tuple[Any, ...]] = []
+    for _, row in masks.iterrows():
+        values = tuple(row[key] for key in name_by)
+        places.append(_comparable(values) if row["masked"] else ())
+        if not row["masked"]:
+            arms[()] = Arm("unmasked", True, 0.0)
+        else:
+            rate = float(values[0]) if len(name_by) == 1 and name_by[0].endswith(".rate") else None
+            arms[places[-1]] = Arm(_mask_label(name_by, values), False, rate)
+    order = sorted(arms)
+    arm_of = pd.Series([order.index(place) for place in places], index=masks.index, dtype="int64")
+    return arm_of, tuple(arms[place] for place in order)
+
+
+def _mask_label(keys: Iterable[str], values: Iterable[Any]) -> str:
+    names = {
+        "mask.token.rate": "mask rate",
+        "mask.latent.rate": "latent mask rate",
+        "mask.input.rate": "input mask rate",
+    }
+    parts = [
+        str(value)
+        if key == "other"
+        else f"{names.get(key, key.split('.')[-1].replace('_', ' '))} {show_setting(value)}"
+        for key, value in zip(keys, values, strict=True)
+        if not _is_none(value)
+    ]
+    return ", ".join(parts) or "masked"
+
+
+def _labelled(table: pd.DataFrame, keys: list[str]) -> tuple["pd.Series[int]", tuple[str, ...]]:
+    """Numbers the distinct combinations of these settings, smallest first, and names them."""
+    combinations = [tuple(row[key] for key in keys) for _, row in table.iterrows()]
+    ordered = sorted({_comparable(values): values for values in combinations}.items())
+    places = {place: i for i, (place, _) in enumerate(ordered)}
+    labels = tuple(
+        ", ".join(f"{heading(key)} {show_setting(value)}" for key, value in zip(keys, values, strict=True))
+        for _, values in ordered
+    )
+    positions = [places[_comparable(values)] for values in combinations]
+    return pd.Series(positions, index=table.index, dtype="int64"), labels
+
+
+def _follows(table: pd.DataFrame, key: str, sparsity_keys: list[str]) -> bool:
+    """Whether a number of the SAE only goes with the sparsity, as an auxiliary k may."""
+    if not key.startswith("sae.") or not sparsity_keys or not pd.api.types.is_numeric_dtype(table[key]):
+        return False
+    return bool((table.groupby(sparsity_keys, dropna=False)[key].nunique(dropna=False) <= 1).all())
+
+
+def _comparable(values: tuple[Any, ...]) -> tuple[tuple[bool, float, str], ...]:
+    """Numbers by size, words by letter, what is not known last."""
+    key: list[tuple[bool, float, str]] = []
+    for value in values:
+        number = isinstance(value, (int, float)) and not _is_none(value)
+        key.append((_is_none(value), float(value) if number else 0.0, "" if number or _is_none(value) else str(value)))
+    return tuple(key)
+
+
+def distinct(column: "pd.Series[Any]", keep_none: bool = False) -> tuple[Any, ...]:
+    """The values of a column, smallest first."""
+    found = {_comparable((value,)): value for value in column if keep_none or not _is_none(value)}
+    return tuple(found[place] for place in sorted(found))
+
+
+def _is_none(value: object) -> bool:
+    return value is None or value != value or value is pd.NA
+
+
+def show_setting(value: object) -> str:
+    if _is_none(value):
+        return "not known"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,175 @@
+"""Figures for a paper: PNG and SVG, readable in grey and without red and green to tell apart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+from numpy.typing import NDArray
+
+from masked_sae.files import write_aside
+from masked_sae.report.catalogue import Metric
+from masked_sae.report.design import Design
+from masked_sae.report.findings import Finding
+from masked_sae.report.runs import Runs
+from masked_sae.report.series import axis_limits, dash, fronts, look, positions, spread
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "lines.markersize": 4,
+    "lines.linewidth": 1.2,
+    "svg.hashsalt": "masked-sae",  # the same data, the same file
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in a name is a dollar
+}
+
+
+def write_figures(folder: Path, runs: Runs, design: Design, findings: Sequence[Finding]) -> list[Path]:
+    """A front for each headline metric, and a response to masking for each of these and each stratum."""
+    written: list[Path] = []
+    with rc_context(_STYLE):
+        for metric in {finding.metric.key: finding.metric for finding in findings}.values():
+            written += _save(folder / f"front_{_slug(metric.key)}", front_figure(runs, design, metric))
+        for finding in findings:
+            stratum = f"_{_slug(finding.stratum)}" if finding.stratum else ""
+            written += _save(
+                folder / f"response_{_slug(finding.metric.key)}{stratum}", response_figure(design, finding)
+            )
+    return written
+
+
+def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
+    """A metric against L0: one line for each way of masking, bars from the lowest to the highest seed."""
+    figure = Figure(figsize=(4.2, 3.1), layout="constrained")
+    axes = figure.add_subplot()
+    for front in fronts(runs, design, metric):
+        style = look(front.arm, len(design.arms))
+        label = ", ".join(part for part in (design.arms[front.arm].label, design.strata[front.stratum]) if part)
+        axes.errorbar(
+            front.l0_K,
+            front.value_K,
+            xerr=np.abs(front.l0_range_2K - front.l0_K),
+            yerr=np.abs(front.value_range_2K - front.value_K),
+            color=style.colour,
+            marker=style.marker,
+            linestyle=dash(front.stratum)[0],
+            elinewidth=0.7,
+            label=label,
+        )
+    _log_l0(axes)
+    axes.set(xlabel=_l0_label(metric), ylabel=_label(metric))
+    axes.legend()
+    return figure
+
+
+def response_figure(design: Design, finding: Finding) -> Figure:
+    """Left: the metric at each sparsity against the mask rate. Right: the difference to unmasked at matched L0."""
+    figure = Figure(figsize=(7.0, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x_A, labels = positions(design)
+    sparsities = sorted({sparsity for _, sparsity in finding.level})
+    values: list[float] = []
+    ends: list[float] = []
+    for i, sparsity in enumerate(sparsities):
+        arms = [arm for arm in range(len(design.arms)) if (arm, sparsity) in finding.level]
+        levels = [finding.level[arm, sparsity] for arm in arms]
+        values += [level.mean for level in levels]
+        ends += [end for level in levels for end in (level.low, level.high)]
+        _draw(
+            left,
+            spread(design, arms, i, len(sparsities)),
+            (i, len(sparsities)),
+            [(level.mean, level.low, level.high) for level in levels],
+            design.sparsities[sparsity] or "all",
+        )
+    left.set(ylabel=_label(finding.metric))
+    _limit(left, values, ends)
+    masked = [(design.arms.index(item.arm), item) for item in finding.comparisons]
+    values, ends = [0.0], []
+    for i, l0 in enumerate(finding.l0_G):
+        shown = [(arm, item.at_l0[i]) for arm, item in masked if np.isfinite(item.at_l0[i].estimate)]
+        values += [difference.estimate for _, difference in shown]
+        ends += [end for _, difference in shown for end in (difference.low, difference.high)]
+        points = [(difference.estimate, difference.low, difference.high) for _, difference in shown]
+        x = spread(design, [arm for arm, _ in shown], i, len(finding.l0_G))
+        _draw(right, x, (i, len(finding.l0_G)), points, f"L0 {l0:.3g}")
+    right.axhline(0, color="0.4", linewidth=0.8)
+    right.set(ylabel="masked minus unmasked")
+    _limit(right, values, ends)
+    for axes, where in ((left, "at the sparsity set"), (right, "at matched L0")):
+        axes.set_xlabel(where if labels else f"mask rate, {where}")
+        if labels:
+            axes.set_xticks(x_A, labels, rotation=20, ha="right")
+        else:
+            axes.set_xticks(x_A, [f"{x:g}" for x in x_A])
+        margin = 0.08 * float(np.ptp(x_A)) or 0.05
+        axes.set_xlim(x_A.min() - margin, x_A.max() + margin)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return figure
+
+
+def _draw(
+    axes: Axes,
+    x: NDArray[np.float64],
+    place: tuple[int, int],
+    points: Sequence[tuple[float, float, float]],
+    label: str,
+) -> None:
+    if not points:
+        return
+    style = look(*place)
+    mean, low, high = np.array(points).T
+    axes.errorbar(
+        x,
+        mean,
+        yerr=np.stack([mean - low, high - mean]),
+        color=style.colour,
+        marker=style.marker,
+        linestyle=dash(place[0])[0],
+        elinewidth=0.8,
+        capsize=2,
+        label=label,
+    )
+
+
+def _limit(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> None:
+    limits = axis_limits(np.array(values, dtype=np.float64), np.array(ends, dtype=np.float64))
+    if limits is not None:
+        axes.set_ylim(*limits)
+
+
+def _log_l0(axes: Axes) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _label(metric: Metric) -> str:
+    return f"{metric.label} [{metric.unit}]" if metric.unit else metric.label
+
+
+def _l0_label(metric: Metric) -> str:
+    return "L0 on clean text [latents per token]" if metric.l0.startswith("core/") else "L0 [latents per token]"
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in text).strip("_")[:120]
+
+
+def _save(stem: Path, figure: Figure) -> list[Path]:
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    png, svg = paths
+    write_aside(png, lambda aside: figure.savefig(aside, format="png", dpi=300))
+    write_aside(svg, lambda aside: figure.savefig(aside, format="svg", metadata={"Date": None}))
+    return paths

@@ -1,0 +1,39 @@
+"""The findings as a Markdown table, for a paper's draft or a page of notes."""
+
+import math
+from collections.abc import Sequence
+
+from masked_sae.report.findings import Finding, comparisons_made, show_difference
+from masked_sae.report.statistics import Difference
+
+_HEADER = "| metric | against unmasked | unmasked | difference at matched L0 [95 %] | p (Holm) | L0 | seeds |"
+
+
+def findings_table(findings: Sequence[Finding]) -> str:
+    """One row for each headline metric and way of masking: the difference averaged over the L0s that both reach, and
+    below it the differences at single L0s within them.
+    """
+    lines = [
+        f"Differences are masked minus unmasked, paired by seed, at equal L0 on clean text; p values are corrected "
+        f"(Holm) for {comparisons_made(findings)} comparisons, those at single L0s are not.",
+        "",
+        _HEADER,
+        "|---|---|---|---|---|---|---|",
+    ]
+    for finding in findings:
+        name = finding.metric.label + (f" ({finding.stratum})" if finding.stratum else "")
+        for item in finding.comparisons:
+            average = item.average
+            span = f"{average.l0_low:.1f} to {average.l0_high:.1f}" if not math.isnan(average.l0_low) else ""
+            p = "" if math.isnan(average.p_adjusted) else f"{average.p_adjusted:.3f}"
+            verdict = f"**{p}**" if average.detected else p
+            lines.append(_row(name, item.arm.label, average, verdict, f"mean, {span}"))
+            lines += [_row("", "", at, "", f"{at.l0_low:.3g}") for at in item.at_l0 if not math.isnan(at.estimate)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(metric: str, arm: str, difference: Difference, p: str, l0: str) -> str:
+    if math.isnan(difference.estimate):
+        return f"| {metric} | {arm} | | {difference.reason} | | {l0} | {difference.seeds} |"
+    shown = show_difference(difference)
+    return f"| {metric} | {arm} | {difference.unmasked:.3f} | {shown} | {p} | {l0} | {difference.seeds} |"

@@ -1,0 +1,199 @@
+"""`report.html`: one page that opens from disk, with everything it needs inside."""
+
+import math
+import os
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import plotly.graph_objects as go
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from masked_sae.report.catalogue import Metric, describe, headline_metrics, not_measured
+from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
+from masked_sae.report.design import Design, show_setting
+from masked_sae.report.findings import Finding, answer, comparisons_made, show_difference, show_seeds
+from masked_sae.report.reproduce import Reproduction
+from masked_sae.report.runs import Runs
+from masked_sae.report.statistics import OUTSIDE, Difference
+from masked_sae.report.tables import data_dictionary
+from masked_sae.runs.table import heading
+
+_ALSO_SHOWN = ("core/dead_latents",)  # in the table of runs, beside L0 and the headline metrics
+_VALUES_SHOWN = 12  # of a setting that differs
+
+
+def render_page(
+    folder: Path,
+    title: str,
+    runs: Runs,
+    design: Design,
+    findings: Sequence[Finding],
+    reproduction: Reproduction,
+) -> str:
+    """The page as text; its links to runs start from `folder`, where it will lie."""
+    link_of = {place: _link(folder, place) for place in runs.table["folder"]}
+    charts = _Charts()
+    metrics = headline_metrics(runs.metrics)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    here = files("masked_sae.report")
+    tables = files("itables") / "html"
+    module = (tables / "dt_bundle.js").read_bytes()
+    context: dict[str, Any] = {
+        "title": title,
+        "style": Markup((here / "page.css").read_text(encoding="utf-8")),
+        "table_style": Markup((tables / "dt_bundle.css").read_text(encoding="utf-8")),
+        "plotly": Markup(get_plotlyjs()),
+        "script": Markup((here / "page.js").read_text(encoding="utf-8")),
+        "table_module": b64encode(module).decode(),
+        "strata": [_stratum(design, label, findings, charts) for label in design.strata or ("",)],
+        "comparisons": comparisons_made(findings),
+        "not_measured": not_measured(runs.metrics),
+        "counts": _counts(runs),
+        "varied": [(key, _values(values), len(values)) for key, values in design.varied.items()],
+        "fixed": [(key, show_setting(value)) for key, value in design.fixed.items()],
+        "fronts": [(_named(metric), charts.add(front_chart(runs, design, metric, link_of))) for metric in metrics],
+        "curves": [(name, charts.add(figure)) for name, figure in curve_charts(runs, design)],
+        "table": _table(runs, design, link_of),
+        "unfinished": [
+            {"run": row["run_id"], "status": row["status"], "reason": row["reason"], "link": link_of[row["folder"]]}
+            for _, row in runs.unfinished.iterrows()
+        ],
+        "reproduction": reproduction,
+        "dictionary": data_dictionary(runs).to_dict("records"),
+        "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+    return environment.from_string((here / "template.html").read_text(encoding="utf-8")).render(
+        context | {"charts": charts.texts}
+    )
+
+
+class _Charts:
+    """Charts by name, as JSON that may stand inside a script element."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, Markup] = {}
+
+    def add(self, figure: go.Figure) -> str:
+        name = f"chart{len(self.texts)}"
+        text = figure.to_json()
+        assert text is not None
+        self.texts[name] = Markup(text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"))
+        return name
+
+
+def _stratum(design: Design, label: str, findings: Sequence[Finding], charts: _Charts) -> dict[str, Any]:
+    """What the template needs of one stratum."""
+    own = [finding for finding in findings if finding.stratum == label]
+    return {
+        "label": label,
+        "answer": answer(own),
+        "findings": [
+            {
+                "name": finding.metric.label,
+                "titled": _named(finding.metric),
+                "said": finding.sentence.removeprefix(f"{finding.metric.label}: "),
+                "verdict": finding.verdict,
+                "l0": _matched(finding),
+                "level": charts.add(level_chart(design, finding)),
+                "difference": charts.add(difference_chart(design, finding)) if len(finding.l0_G) else None,
+                "columns": [f"{l0:.3g}" for l0 in finding.l0_G],
+                "rows": [
+                    {
+                        "arm": item.arm.label,
+                        "average": _cell(item.average),
+                        "range": _range(item.average.l0_low, item.average.l0_high),
+                        "unmasked": _number(item.average.unmasked),
+                        "p": _p(item.average.p_adjusted),
+                        "reason": item.average.reason,
+                        "cells": [_cell(at) for at in item.at_l0],
+                    }
+                    for item in finding.comparisons
+                ],
+            }
+            for finding in own
+        ],
+    }
+
+
+def _named(metric: Metric) -> str:
+    return f"{metric.label} ({metric.better} is better)" if metric.better else metric.label
+
+
+def _cell(difference: Difference) -> list[str]:
+    """The estimate, and below it interval and number of seeds."""
+    if math.isnan(difference.estimate):
+        return ["outside" if difference.reason == OUTSIDE else "—"]
+    estimate, _, interval = show_difference(difference).partition(" ")
+    return [part for part in (estimate, interval, show_seeds(difference)) if part]
+
+
+def _matched(finding: Finding) -> str:
+    if finding.metric.l0.startswith("core/"):
+        return "L0 on held-out clean text (core/l0)"
+    return f"L0 on what the metric was measured on ({finding.metric.l0})"
+
+
+def _counts(runs: Runs) -> list[tuple[int, str]]:
+    return [(int(count), str(status)) for status, count in runs.table["status"].value_counts().items()]
+
+
+def _values(values: Sequence[Any]) -> str:
+    shown = ", ".join(show_setting(value) for value in values[:_VALUES_SHOWN])
+    return shown if len(values) <= _VALUES_SHOWN else f"{shown}, … {show_setting(values[-1])}"
+
+
+def _table(runs: Runs, design: Design, link_of: dict[str, str]) -> dict[str, Any]:
+    """Columns and rows of the table of all runs; the page escapes what it shows of them."""
+    headings = [heading(key) for key in design.varied]
+    several = len(set(runs.table["sweep"])) > 1
+    metrics = [
+        describe(key) for key in runs.metrics if key == "core/l0" or key in _ALSO_SHOWN or describe(key).headline
+    ]
+    keys = [*design.varied, *(metric.key for metric in metrics), "tokens_per_second"]
+    names = [name if headings.count(name) == 1 else key for key, name in zip(design.varied, headings, strict=True)]
+    names = [*names, *(metric.label for metric in metrics), "tokens/s"]
+    rows = [
+        [
+            {"name": row["run_id"], "link": "" if row["status"] == "missing" else link_of[row["folder"]]},
+            row["status"],
+            *([row["sweep"]] if several else []),
+            *(_plain(row[key]) for key in keys),
+        ]
+        for row in runs.table.to_dict("records")
+    ]
+    return {"columns": ["run", "state", *(["sweep"] if several else []), *names], "rows": rows}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: five digits of a number are enough to sort and read."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return value if isinstance(value, int) else float(f"{value:.5g}")
+
+
+def _link(page_folder: Path, run_folder: str) -> str:
+    relative = os.path.relpath(Path(run_folder).resolve(), page_folder.resolve())
+    return "./" + quote(Path(relative).as_posix()) + "/"
+
+
+def _range(low: float, high: float) -> str:
+    return "—" if math.isnan(low) else f"{low:.3g} to {high:.3g}"
+
+
+def _number(value: float) -> str:
+    return "—" if math.isnan(value) else f"{value:.3f}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "—"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,182 @@
+"""The page is whole, escaped, and links to what is there."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from made_sweeps import break_members, make_sweep
+from making import ROOT
+
+from masked_sae.errors import InputError
+from masked_sae.report.build import write_report
+from masked_sae.runs.sweep import record_members
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+SMALL = {"seeds": (0, 1, 2), "only": ("core/explained_variance", "core/ce_recovered")}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page, as far as the tests ask."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self.scripts: dict[str, str] = {}
+        self.shown = ""
+        self._inside: tuple[str, str | None] = ("", None)
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = (tag, dict(attrs).get("id"))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ("", None)
+
+    def handle_data(self, data: str) -> None:
+        tag, name = self._inside
+        if tag == "script":
+            self.scripts[name or f"script{len(self.scripts)}"] = data
+        elif tag != "style":
+            self.shown += data
+
+    def all(self, tag: str, attribute: str) -> list[str]:
+        return [value for name, attributes in self.tags if name == tag and (value := attributes.get(attribute))]
+
+
+def report(sweep: Path) -> Page:
+    return Page(write_report([sweep], figures=False))
+
+
+def test_it_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "a sweep #1", **SMALL)
+    page = report(tmp_path / "a sweep #1")
+    assert not page.all("script", "src") and not page.all("img", "src")
+    assert page.all("link", "href") == ["data:,"]
+    links = [link for link in page.all("a", "href") if not link.startswith("#")]
+    links += [row[0]["link"] for row in json.loads(page.scripts["run-data"])["rows"]]
+    assert len(links) == 2 + 27
+    for link in links:
+        assert not link.startswith(("/", "file:", "http"))
+        assert (tmp_path / "a sweep #1" / unquote(link)).exists()
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert {link[1:] for link in page.all("a", "href") if link.startswith("#")} <= ids
+
+
+def test_every_chart_on_the_page_has_its_data(tmp_path: Path) -> None:
+    make_sweep(tmp_path, **SMALL)
+    page = report(tmp_path)
+    charts = page.all("div", "data-chart")
+    assert len(charts) == 2 + 2 * 2 + 3  # fronts, responses, training curves
+    for chart in charts:
+        assert set(json.loads(page.scripts[chart])) == {"data", "layout"}
+
+
+def test_everything_that_comes_from_data_is_escaped(tmp_path: Path) -> None:
+    sweep = tmp_path / "<b>sweep"
+    members = make_sweep(sweep, settings={"lm.name": EVIL, "sae.architecture": "</script><script>alert(3)//"}, **SMALL)
+    break_members(members)
+    state = json.loads(members[0].folder.state.read_text())
+    members[0].folder.state.write_text(json.dumps(state | {"error": EVIL}))
+    evil = sweep / "<script>alert(4)<"
+    members[5].folder.path.rename(evil)
+    results = json.loads((evil / "results.json").read_text())
+    results["metrics"]["<img src=x onerror=alert(5)>"] = 1.0
+    (evil / "results.json").write_text(json.dumps(results))
+    record_members(sweep, [])
+    page = report(sweep)
+    assert len(page.all("script", "type")) == len(page.scripts)
+    assert sum(tag == "script" for tag, _ in page.tags) == len(page.all("script", "type"))  # none without a type
+    assert not any(tag == "img" or "onerror" in attributes for tag, attributes in page.tags)
+    assert EVIL in page.shown
+    text = (sweep / "report.html").read_text()
+    assert "<script>alert" not in text and "<b>sweep" not in text
+    run_names = [row[0]["name"] for row in json.loads(page.scripts["run-data"])["rows"]]
+    assert "<script>alert(4)<" in run_names
+    hovered = json.dumps([json.loads(page.scripts[chart]) for chart in page.all("div", "data-chart")])
+    assert "&lt;script&gt;alert(4)&lt;" in hovered and "<script>alert(4)" not in hovered
+
+
+def test_members_without_results_are_named_with_their_reason(tmp_path: Path) -> None:
+    break_members(make_sweep(tmp_path, **SMALL))
+    shown = report(tmp_path).shown
+    assert "3 of 27 runs have no results" in shown
+    for text in ("the loss is nan (1 of 4 steps)", "its folder is gone", "stopped by SIGTERM (2 of 4 steps)"):
+        assert text in shown
+
+
+def test_a_sweep_of_which_nothing_is_done_still_gets_a_page(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    for member in members:
+        member.folder.results.unlink()
+    page = report(tmp_path)
+    assert "No run has been measured yet" in page.shown and "27 of 27 runs have no results" in page.shown
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    make_sweep(tmp_path, **SMALL)
+    assert "Not measured in these runs: absorption, sparse probing, TPP, SCR, OOD gap." in report(tmp_path).shown
+
+
+def test_several_sweeps_are_compared_beside_the_first(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "one", **SMALL)
+    make_sweep(tmp_path / "two", settings={"sae.architecture": "topk"}, **SMALL)
+    path = write_report([tmp_path / "one", tmp_path / "two"], figures=False)
+    assert path == tmp_path / "one+two" / "report.html"
+    page = Page(path)
+    assert "architecture matryoshka" in page.shown and "architecture topk" in page.shown
+    table = json.loads(page.scripts["run-data"])
+    assert table["columns"][2] == "sweep" and len(table["rows"]) == 54
+    assert all((path.parent / unquote(row[0]["link"])).is_dir() for row in table["rows"])
+
+
+def test_what_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "sweep", **SMALL)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="output_dir"):
+        write_report([tmp_path / "sweep"], tmp_path / "file")
+    with pytest.raises(InputError, match="sweep"):
+        write_report([])
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "src.report", *arguments], cwd=ROOT, text=True, capture_output=True, timeout=120
+    )
+
+
+def test_the_command_writes_the_report_and_prints_its_path(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "sweep", seeds=(0, 1), only=("core/explained_variance",), settings={"optim.lr": 0.002})
+    done = command(f"sweep={tmp_path / 'sweep'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "sweep" / "report.html") and not done.stderr
+    names = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_file() and path.name[0] != "."}
+    tables = {"results.csv", "results.parquet", "data_dictionary.csv", "findings.md"}
+    assert names == {"report.html", "sweep.json", *tables}
+    assert len(list((tmp_path / "sweep" / "figures").iterdir())) == 4
+    shown = Page(tmp_path / "sweep" / "report.html").shown
+    assert "python -m src.train optim.lr=0.002 mask.token.rate=0,0.1,0.2 sae.k=8,16,32 seed=0,1 -m" in shown
+    assert re.search(r"masked-sae \d", shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "sweep=???: expected a value"),
+        (["sweep=/no/such/folder"], "sweep=/no/such/folder: expected a sweep's folder"),
+        (["sweep=[/no/such/folder,/nor/this]"], "sweep=/no/such/folder: expected a sweep's folder"),
+        (["sweep=/", "figures=3"], "figures=3: expected true or false"),
+        ([f"sweep={ROOT / 'docs'}"], "expected a folder that holds runs"),
+        (["colour=red"], "colour: no such key"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    refused = command(*arguments)
+    assert refused.returncode == 2 and not refused.stdout
+    assert len(refused.stderr.splitlines()) == 1 and message in refused.stderr

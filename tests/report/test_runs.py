@@ -1,0 +1,96 @@
+"""Run folders of every kind are read, and those without results are named with their reason."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from made_sweeps import break_members, make_sweep, write_done
+from making import compose
+
+from masked_sae.errors import InputError
+from masked_sae.report.runs import read_curve, read_runs
+from masked_sae.runs.folder import RunFolder
+
+SMALL = {"rates": (0.0, 0.1), "ks": (8, 16), "seeds": (0, 1)}
+
+
+def test_every_member_is_a_row_with_its_settings_and_metrics(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "sweep", **SMALL)
+    runs = read_runs([tmp_path / "sweep"])
+    assert len(runs.table) == len(runs.measured) == 8 and runs.unfinished.empty
+    row = runs.table.set_index("run_id").loc["rate0.1-k16-seed1"]
+    results = json.loads((tmp_path / "sweep" / "rate0.1-k16-seed1" / "results.json").read_text())
+    assert row["core/l0"] == results["metrics"]["core/l0"]
+    assert (row["mask.token.rate"], row["sae.k"], row["seed"], row["tokens"]) == (0.1, 16, 1, 4096)
+    assert runs.swept == ("mask.token.rate", "sae.k", "seed")
+
+
+def test_failed_missing_and_half_done_members_are_named_with_their_reason(tmp_path: Path) -> None:
+    break_members(make_sweep(tmp_path, **SMALL))
+    runs = read_runs([tmp_path])
+    found = {row["run_id"]: (row["status"], row["reason"]) for _, row in runs.unfinished.iterrows()}
+    assert found == {
+        "rate0.0-k8-seed0": ("failed", "the loss is nan (1 of 4 steps)"),
+        "rate0.0-k8-seed1": ("missing", "its folder is gone"),
+        "rate0.0-k16-seed0": ("preempted", "stopped by SIGTERM (2 of 4 steps)"),
+    }
+    assert len(runs.measured) == 5
+    gone = runs.table.set_index("run_id").loc["rate0.0-k8-seed1"]
+    assert (gone["mask.token.rate"], gone["sae.k"], gone["seed"]) == (0.0, 8, 1)  # as the sweep's record says
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"metrics": 3}', '{"status": "done"}'])
+def test_damaged_results_are_named_and_stop_nothing(tmp_path: Path, text: str) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    members[0].folder.results.write_text(text)
+    runs = read_runs([tmp_path])
+    assert len(runs.measured) == 7
+    ((_, row),) = runs.unfinished.iterrows()
+    assert row["status"] == "damaged" and "results.json cannot be read" in row["reason"]
+    assert "\n" not in row["reason"]
+
+
+def test_damaged_states_configurations_and_curves_stop_nothing(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    for member, text in zip(members, ["{", '{"unknown": 1}', "[1]"], strict=False):
+        member.folder.state.write_text(text)
+    members[0].folder.results.unlink()
+    members[0].folder.config.write_text("a: [")
+    members[1].folder.metrics.write_bytes(b"\xff\xfe,\n1,2,3,4,5,6,7\n")
+    members[2].folder.metrics.write_text("step,tokens,loss\n1,10,0.5\n2,20")  # cut by a kill
+    runs = read_runs([tmp_path])
+    assert len(runs.measured) == 7
+    assert list(runs.unfinished["status"]) == ["damaged"]
+    assert read_curve(members[1].folder.path).empty
+    assert list(read_curve(members[2].folder.path)["tokens"]) == [10, 20]
+    assert read_curve(tmp_path / "nothing").empty
+
+
+def test_runs_that_were_not_evaluated_are_named(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    results = json.loads(members[0].folder.results.read_text())
+    members[0].folder.results.write_text(json.dumps(results | {"metrics": {}}))
+    ((_, row),) = read_runs([tmp_path]).unfinished.iterrows()
+    assert row["status"] == "not measured" and "src.evaluate" in row["reason"]
+
+
+def test_saes_from_elsewhere_and_single_runs_are_read_too(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "others" / "somebody")
+    folder.path.mkdir(parents=True)
+    folder.results.write_text(json.dumps({"metrics": {"core/l0": 40.0, "core/explained_variance": None}}))
+    write_done(RunFolder(tmp_path / "one"), asdict(compose([])), {"core/l0": 12.0})
+    runs = read_runs([tmp_path / "others", tmp_path / "one"])
+    assert list(runs.measured["run_id"]) == ["somebody", "one"]
+    assert list(runs.table["core/l0"]) == [40.0, 12.0]
+    assert "core/explained_variance" not in runs.metrics  # null: not measured
+
+
+def test_what_holds_no_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a sweep's folder"):
+        read_runs([tmp_path / "nothing"])
+    with pytest.raises(InputError, match="holds runs"):
+        read_runs([tmp_path])
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(InputError, match=r"sweep\.json"):
+        read_runs([tmp_path])
