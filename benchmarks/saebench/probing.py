@@ -167,7 +167,7 @@ def speed_case(arguments: argparse.Namespace, generator: torch.Generator) -> dic
     from masked_sae.evals.scr import fit_scr_probes, scr
     from masked_sae.evals.sparse_probing import probe_accuracies
     from masked_sae.evals.tpp import fit_tpp_probes, tpp
-    from masked_sae.saes import BatchTopKSAE
+    from masked_sae.saes import InferenceSAE
 
     weights = random_sae(arguments.d_in, arguments.d_sae, generator)
     # The threshold that leaves about k latents, at activations of this size.
@@ -177,13 +177,15 @@ def speed_case(arguments: argparse.Namespace, generator: torch.Generator) -> dic
     weights["threshold"] = sae.encode(x_NLD[0]).topk(arguments.k).values[:, -1].mean()
     read_NL = torch.ones(x_NLD.shape[:2], dtype=torch.bool)
     reading = Reading(read_NL.long(), read_NL.sum(1), read_NL)
-    sae = BatchTopKSAE(arguments.d_in, arguments.d_sae, arguments.k).eval()
+    sae = InferenceSAE(
+        W_enc_DF=weights["W_enc"],
+        b_enc_F=weights["b_enc"],
+        W_dec_FD=weights["W_dec"],
+        b_dec_D=weights["b_dec"],
+        b_in_D=weights["b_dec"],
+        threshold_F=weights["threshold"].expand(arguments.d_sae),
+    )
     with torch.inference_mode():
-        sae.W_enc_FD.copy_(weights["W_enc"].T)
-        for parameter, name in ((sae.b_enc_F, "b_enc"), (sae.b_dec_D, "b_dec"), (sae.W_dec_FD, "W_dec")):
-            parameter.copy_(weights[name])
-        sae.threshold_mean.copy_(weights["threshold"])
-        sae.threshold_weight.fill_(1)
         x_PD = x_NLD.flatten(0, 1)
         reading.pooled_latents(sae.encode, x_PD, arguments.d_sae)
         (means_NF, _), encode = timed(lambda: reading.pooled_latents(sae.encode, x_PD, arguments.d_sae))

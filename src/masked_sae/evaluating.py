@@ -12,7 +12,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import safe_open
 from tqdm import tqdm
 
 from masked_sae.commands import typed_config
@@ -69,8 +68,8 @@ def evaluate_folders(kind: str, named: Any, settings: RunConfig, overrides: Sequ
         except HeldError as held:
             print(held)  # another process trains or measures it
     print_members([Member(one.folder, {}) for one in found])
-    for one in found:
-        _print_metrics(one.folder, one.config.eval.families)
+    if len(found) == 1:
+        _print_metrics(found[0].folder, found[0].config.eval.families)
 
 
 def _find(kind: str, folder: Path, settings: RunConfig, overrides: Sequence[str]) -> list[Measurable]:
@@ -97,11 +96,10 @@ def _measurable(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> 
         return Measurable(run.sae, _config_of(run, settings, overrides), run, is_run=True)
     _, metadata = load_sae(folder)
     config = _config_for(folder, metadata, settings, overrides)
-    with safe_open(str(folder / "sae_weights.safetensors"), "numpy") as weights:
-        digest = hashlib.blake2b(json.dumps(sorted(weights.keys())).encode(), digest_size=4)
-    digest.update((folder / "cfg.json").read_bytes())
-    digest.update((folder / "sae_weights.safetensors").read_bytes())
-    digest.update(json.dumps([asdict(config.lm), asdict(config.data)], sort_keys=True).encode())
+    read_on = json.dumps([asdict(config.lm), asdict(config.data)], sort_keys=True)
+    digest = hashlib.blake2b(read_on.encode(), digest_size=4)
+    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
     name = folder.resolve().parent.name if folder.name == "sae" else folder.resolve().name
     place = Path(config.output_dir) / config.name / f"{name}-{digest.hexdigest()}"
     return Measurable(folder, config, RunFolder(place), is_run=False)
@@ -110,9 +108,9 @@ def _measurable(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> 
 def _config_of(run: RunFolder, settings: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The run's own configuration, with this command's `eval`, and what else stood on the command line."""
     try:
-        stored = OmegaConf.load(run.config)
-        assert isinstance(stored, DictConfig)
         asked = OmegaConf.structured(settings)
+        stored = OmegaConf.merge(asked, OmegaConf.load(run.config))  # an older run may lack a key
+        assert isinstance(stored, DictConfig)
         stored["eval"] = asked.eval
         for key in _keys(overrides):
             if key.split(".")[0] in _OWN:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 
-
 @pytest.fixture(scope="module")
 def browser() -> Generator[Any]:
     """A Chromium that keeps what pages write to its console; skipped where there is none, unless one is required."""

@@ -13,7 +13,7 @@ from masked_sae.runs.table import heading
 _SPARSITY = re.compile(r"sae\.(k|\w*(l0|l1|sparsity)\w*)")
 _MASK_DEFAULTS: dict[str, Any] = {"rate": 0.0, "schedule": "constant", "initial_rate": 0.0}
 _NO_RESULT = re.compile(  # settings that say where or how a run is done
-    r"name|output_dir|force|detach|seed|trainer\..*|logger\..*|data\.path|data\.store_dir|(lm|eval)\.batch_size"
+    r"name|output_dir|force|detach|seed|trainer\..*|logger\..*|data\.path|data\.store_dir|lm\.batch_size|eval\.(families|batch_size|cache_dir)"
 )
 
 

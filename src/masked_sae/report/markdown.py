@@ -25,7 +25,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
         for item in finding.comparisons:
             average = item.average
             span = f"{average.l0_low:.1f} to {average.l0_high:.1f}" if not math.isnan(average.l0_low) else ""
-            p = "" if math.isnan(average.p_adjusted) else f"{average.p_adjusted:.3f}"
+            p = "" if math.isnan(average.p_adjusted) else f"{average.p_adjusted:.3f}" if average.p_adjusted >= 0.0005 else "<0.001"
             verdict = f"**{p}**" if average.detected else p
             lines.append(_row(name, item.arm.label, average, verdict, f"mean, {span}"))
             lines += [_row("", "", at, "", f"{at.l0_low:.3g}") for at in item.at_l0 if not math.isnan(at.estimate)]
@@ -34,6 +34,12 @@ def findings_table(findings: Sequence[Finding]) -> str:
 
 def _row(metric: str, arm: str, difference: Difference, p: str, l0: str) -> str:
     if math.isnan(difference.estimate):
-        return f"| {metric} | {arm} | | {difference.reason} | | {l0} | {difference.seeds} |"
+        return f"| {_plain(metric)} | {_plain(arm)} | | {difference.reason} | | {l0} | {difference.seeds} |"
     shown = show_difference(difference)
-    return f"| {metric} | {arm} | {difference.unmasked:.3f} | {shown} | {p} | {l0} | {difference.seeds} |"
+    unmasked = f"{difference.unmasked:.3f}"
+    return f"| {_plain(metric)} | {_plain(arm)} | {unmasked} | {shown} | {p} | {l0} | {difference.seeds} |"
+
+
+def _plain(label: str) -> str:
+    """A label that ends no cell and opens no tag."""
+    return label.replace("|", "\\|").replace("<", "&lt;")
