@@ -28,7 +28,7 @@ from masked_sae.training import train_run
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["masked_sae.training", "transformer_lens.model_bridge", "transformers"])
 
-ON_THE_CLOCK = ("tokens_per_second", "seconds")
+ON_THE_CLOCK = ("tokens_per_second", "lm_time_share", "peak_memory_gib", "seconds")
 
 
 @pytest.fixture(scope="module")

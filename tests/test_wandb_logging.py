@@ -1,6 +1,8 @@
 """What W&B gets, read back from its own files; and that training outlives W&B."""
 
+import csv
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +10,9 @@ from typing import Any
 
 import pytest
 from composing import small_config
-from test_training import killed_after
+from test_training import SERVER, child, killed_after
 
+from masked_sae.config import RunConfig
 from masked_sae.preparation import identify
 from masked_sae.training import train_run
 from masked_sae.wandb_logging import ForgivingWandbLogger
@@ -51,22 +54,46 @@ def chunks(content: bytes) -> Iterator[bytes]:
 
 
 def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = []
-    for record in records:
-        if "history" in record:
-            items = record["history"].get("item", [])
-            rows.append({(i.get("key") or ".".join(i["nested_key"])): json.loads(i["value_json"]) for i in items})
-    return rows
+    return [nested(record["history"].get("item", [])) for record in records if "history" in record]
+
+
+def nested(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Keys and values as W&B writes them: those of a table or a histogram are paths."""
+    found: dict[str, Any] = {}
+    for item in items:
+        *path, last = item.get("nested_key") or [item["key"]]
+        inner = found
+        for key in path:
+            inner = inner.setdefault(key, {})
+        inner[last] = json.loads(item["value_json"])
+    return found
+
+
+def summary_of(records: list[dict[str, Any]]) -> dict[str, Any]:
+    return nested([item for record in records if "summary" in record for item in record["summary"].get("update", [])])
+
+
+def table_of(run: Path, shown: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a W&B table, from the file that the session keeps of it."""
+    assert shown["_type"] == "table-file"
+    (path,) = (run / "wandb").glob(f"offline-run-*/files/{shown['path']}")
+    table = json.loads(path.read_text())
+    return [dict(zip(table["columns"], cells, strict=True)) for cells in table["data"]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_stopped_and_resumed_is_one_wandb_run_with_no_step_twice(
+def test_a_run_stopped_and_resumed_is_one_wandb_run_with_no_step_missing_or_twice(
     neox_folder: Path, corpus_folder: Path, tmp_path: Path, number: int
 ) -> None:
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline")
     killed_after(config, at_step=10, number=number)
-    train_run(config)
     folder = identify(config, {}).folder
+    (first,) = (folder.path / "wandb").glob("offline-run-*")
+    preempted = any("preempting" in record for record in read_back(folder.path))
+    assert preempted == (number == signal.SIGTERM)
+    train_run(config)
+    (session,) = (folder.path / "wandb").glob("offline-run-*")  # `wandb sync` finds one session, with the whole curve
+    assert session != first
     records = read_back(folder.path)
     runs = [record["run"] for record in records if "run" in record]
     assert {run["run_id"] for run in runs} == {f"train-{folder.run_id}"}
@@ -74,16 +101,101 @@ def test_a_run_stopped_and_resumed_is_one_wandb_run_with_no_step_twice(
     assert {run["project"] for run in runs} == {"masked-sae"}
     keys = {update["key"]: update["value_json"] for update in runs[0]["config"]["update"]}
     assert json.loads(keys["sae"])["k"] == 4
+    rows = [row for row in history(records) if "train/loss" in row]
+    steps = [row["_step"] for row in rows]
+    assert steps == list(range(2, 25, 2))
+    with folder.metrics.open() as file:
+        assert [{f"train/{key}": float(cell) for key, cell in row.items()} for row in csv.DictReader(file)] == [
+            {
+                "train/step": row["_step"],
+                "train/tokens": row["tokens"],
+                **{key: value for key, value in row.items() if key.startswith("train/")},
+            }
+            for row in rows
+        ]
+    assert "core/explained_variance" in summary_of(records)
+
+
+def test_a_run_ends_with_summaries_tables_histograms_and_if_asked_the_sae(
+    neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    families = "eval.families=[core,tpp]"
+    small = [f"eval.cache_dir={tmp_path}", "eval.texts_per_class=8", "logger.wandb.artifact=true"]
+    config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline", families, *small)
+    assert train_run(config).status == "done"
+    folder = identify(config, {}).folder
+    records = read_back(folder.path)
+
+    defined = {m.get("name") or m["glob_name"]: m for m in (r["metric"] for r in records if "metric" in r)}
+    assert defined["*"]["step_metric"] == "tokens"
+    assert defined["train/loss"]["summary"] == {"min": True, "last": True}
+    assert defined["train/explained_variance"]["summary"] == {"max": True, "last": True}
+
     rows = history(records)
-    tokens = [row["tokens"] for row in rows if "tokens" in row]
-    every = [64 * step for step in range(2, 25, 2)]
-    if number == signal.SIGTERM:
-        assert tokens == every
-    else:  # what W&B had not yet written is lost with the process, from W&B alone
-        assert tokens == every[-len(tokens) :] and len(tokens) >= 6
-    assert all("train/loss" in row and "train/l0" in row for row in rows if "tokens" in row)
-    summary = [item for record in records if "summary" in record for item in record["summary"].get("update", [])]
-    assert "core/explained_variance" in {item.get("key") or ".".join(item["nested_key"]) for item in summary}
+    steps = [row["_step"] for row in rows]
+    assert steps == sorted(set(steps))
+    last = rows[-1]
+    assert last["tokens"] == 1536
+    frequencies = last["evals/core/log10_latent_frequency"]
+    core = json.loads((folder.evals / "core.json").read_text())
+    assert frequencies["_type"] == "histogram"
+    assert sum(frequencies["values"]) == round(64 * core["metrics"]["alive_latents"])
+    assert sum(last["evals/core/max_decoder_cosine"]["values"]) == 64
+    table = table_of(folder.path, last["evals/tpp/tasks"])
+    tasks = json.loads((folder.evals / "tpp.json").read_text())["details"]["tasks"]
+    assert [row["task"] for row in table] == list(tasks) and len(table) > 0
+    assert all(row[key] == figure for row in table for key, figure in tasks[row["task"]].items())
+    summary = summary_of(records)
+    assert all(summary[f"core/{key}"] == value for key, value in core["metrics"].items())
+    logged = [record["artifact"] for record in records if "artifact" in record] + [
+        record["request"]["log_artifact"]["artifact"]
+        for record in records
+        if "log_artifact" in record.get("request", {})
+    ]
+    (artifact,) = [artifact for artifact in logged if artifact["type"] == "model"]  # a table is an artifact too
+    entries = artifact["manifest"]["contents"]
+    assert {entry["path"] for entry in entries} == {"cfg.json", "sae_weights.safetensors"}
+
+
+def test_of_a_curve_wandb_gets_what_its_server_has_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What W&B's server would answer is given; nothing here can reach one."""
+    logged: list[tuple[int, dict[str, Any]]] = []
+
+    class Resumed:
+        id, dir, step = "a", str(tmp_path / "wandb" / "run-1-a" / "files"), 5  # the server's last step is 4
+
+        def define_metric(self, name: str, **settings: Any) -> None: ...
+
+        def log(self, values: dict[str, Any], step: int, commit: bool) -> None:
+            assert commit
+            logged.append((step, values))
+
+    ours, *others = (tmp_path / "wandb" / name for name in ("run-1-a", "offline-run-2-a", "offline-run-3-b"))
+    for session in (ours, *others):
+        session.mkdir(parents=True)
+    run = Resumed()
+    monkeypatch.setattr(ForgivingWandbLogger, "experiment", property(lambda self: run))
+    logger = ForgivingWandbLogger(project="p")
+    logger.begin([{"step": step, "tokens": 64 * step, "loss": 1 / step} for step in (2, 4, 6)])
+    logger.metrics({"step": 8, "tokens": 512, "loss": 0.125})
+    assert logged == [(6, {"tokens": 384, "train/loss": 1 / 6}), (8, {"tokens": 512, "train/loss": 0.125})]
+    assert ours.exists() and not others[0].exists() and others[1].exists()
+
+
+def trained_by_an_agent(config: RunConfig) -> None:
+    os.environ |= {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "of-the-agent", "WANDB_PROJECT": "the-sweeps"}
+    child(config)
+
+
+def test_under_an_agent_a_run_has_the_agents_id_and_sweep(
+    neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline")
+    process = SERVER.Process(target=trained_by_an_agent, args=(config,))
+    process.start()
+    process.join(timeout=60)
+    runs = [record["run"] for record in read_back(identify(config, {}).folder.path) if "run" in record]
+    assert {(run["run_id"], run["sweep_id"], run["project"]) for run in runs} == {("of-the-agent", "s1", "the-sweeps")}
 
 
 def test_training_never_dies_of_wandb(

@@ -112,6 +112,7 @@ class WandbConfig:
     project: str
     entity: str | None
     tags: list[str]
+    artifact: bool = False  # uploads the SAE at the end
 
 
 @dataclass

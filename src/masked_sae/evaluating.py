@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from masked_sae.callbacks.curve import CurveFile
 from masked_sae.commands import typed_config
 from masked_sae.config import RunConfig, check
 from masked_sae.errors import InputError
@@ -169,23 +170,19 @@ def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool) -> None:
 
 
 def _summarize(one: Measurable, metrics: dict[str, float]) -> None:
-    """Into the run's W&B summary."""
-    stored = RunFolder(one.folder.path)
-    loaded = OmegaConf.load(stored.config)
-    assert isinstance(loaded, DictConfig)
-    config = typed_config(loaded)
-    state = read_state(stored.state)
+    """Into the run's W&B run."""
+    config, state = one.config, read_state(one.folder.state)
     logger = make_wandb_logger(
         config.logger.wandb,
-        run_id=stored.run_id,
+        run_id=one.folder.run_id,
         group=config.name,
-        folder=stored.path,
+        folder=one.folder.path,
         config=asdict(config),
-        logged_until=1 if state is None else max(1, state.step),
+        resumes=True,
     )
-    if logger is not None:
-        logger.begin()
-        logger.summarize(metrics)
+    if logger is not None and state is not None:
+        logger.begin(CurveFile(one.folder.metrics, state.step).kept)
+        logger.conclude(metrics, state.tokens, one.folder)
         logger.finish(failed=False)
 
 

@@ -22,6 +22,7 @@ from masked_sae.errors import InputError, NonFiniteError
 from masked_sae.lm import LM, SpecialTokens
 from masked_sae.masking import TokenMask
 from masked_sae.randomness import permute, torch_generator
+from masked_sae.stopwatch import Stopwatch
 from masked_sae.tokens import sequences
 
 _SPARE = 1.01  # sequences set aside for a window, as chance may keep fewer positions than expected
@@ -150,7 +151,12 @@ class ActivationStatistics:
 
 
 class ActivationStream:
-    """The training batches of a run, by index or in order."""
+    """The training batches of a run, by index or in order.
+
+    Attributes:
+        scale: what the LM's activations are multiplied by.
+        watch: the time that windows take.
+    """
 
     def __init__(
         self,
@@ -168,6 +174,7 @@ class ActivationStream:
         self._loss_positions, self._clean_target = loss_positions, clean_target and not mask.is_off
         self._lm_batch_size, self._seed = lm_batch_size, seed
         self.scale = 1.0
+        self.watch = Stopwatch(lm.device)
         self._window: _Window | None = None
         self._window_index = -1
 
@@ -176,7 +183,8 @@ class ActivationStream:
         window_index, within = divmod(index, self.plan.batches_per_window)
         if window_index != self._window_index or self._window is None:
             self._window_index = -1  # until it is whole: the memory is that of the window before
-            self._window = self._compute(window_index, reuse=self._window)
+            with self.watch:
+                self._window = self._compute(window_index, reuse=self._window)
             self._window_index = window_index
         window = self._window
         rows_B = window.order_W[within * self.plan.batch_size : (within + 1) * self.plan.batch_size]

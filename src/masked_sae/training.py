@@ -151,13 +151,14 @@ def _train(
         group=config.name,
         folder=folder.path,
         config=asdict(config),
-        logged_until=curve.reached if resumed_at else 0,
+        resumes=resumed_at > 0,
     )
     if wandb_logger is not None:
-        wandb_logger.begin()
+        wandb_logger.begin(curve.kept)
         sinks.append(wandb_logger.metrics)
     seconds = 0.0 if checkpoint is None else checkpoint.meta["seconds"]
-    metrics = MetricsCallback(sinks, config.data.batch_size, config.trainer.log_every_steps, seconds)
+    every = config.trainer.log_every_steps
+    metrics = MetricsCallback(sinks, config.data.batch_size, every, parts.stream.watch, seconds)
 
     def note(step: int) -> None:
         nonlocal state
@@ -184,6 +185,8 @@ def _train(
         if stop.signal is not None and module.step == module.schedule.steps:
             signal.raise_signal(stop.signal)  # it came with the last step: whoever was there before us handles it
         if module.step < module.schedule.steps:
+            if wandb_logger is not None:
+                wandb_logger.note_preemption()
             return write_state(folder.state, state, status="preempted", error=f"stopped by {stop.name}")
         return _finish(run, parts, module, state, metrics, statistics.scale, wandb_logger)
     finally:
@@ -264,9 +267,9 @@ def _finish(
         sae = calibrated(sae, config.sae.k, parts.lm, parts.held_out, sequences, config.eval.batch_size)
     export_sae(folder.sae, sae, _provenance(config, folder, scale))
     results = evaluate(folder, config, sae, make_suite(config, parts.lm, parts.held_out))
-    if wandb_logger is not None:
-        wandb_logger.summarize(results)
     tokens = module.step * config.data.batch_size
+    if wandb_logger is not None:
+        wandb_logger.conclude(results, tokens, folder)
     return write_state(folder.state, state, status="done", step=module.step, **_progress_of(metrics, tokens))
 
 

@@ -2,9 +2,10 @@
 
 import os
 import re
+import shutil
 import socket
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -12,48 +13,87 @@ from urllib.request import getproxies
 
 from pytorch_lightning.loggers import WandbLogger
 
+from masked_sae.callbacks.metrics import COLUMNS, Metrics
 from masked_sae.config import WandbConfig
+from masked_sae.runs.folder import RunFolder
+from masked_sae.wandb_tables import evaluation_tables
 
 _PATIENCE_SECONDS = 3.0
 
 
 class ForgivingWandbLogger(WandbLogger):
-    """Logs to W&B until W&B fails, then warns once and falls silent."""
+    """Logs to W&B until W&B fails, then warns once and falls silent.
 
-    def __init__(self, *, logged_until: int = 0, **settings: Any) -> None:
+    Under an agent of a W&B sweep the run's id and project are the agent's.
+    """
+
+    def __init__(self, *, keeps_sae: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
+        self._keeps_sae = keeps_sae
         self._wandb_init.pop("anonymous")  # Lightning always passes it, and W&B warns of it
-        self.logged_until = logged_until  # steps that an earlier attempt has logged
+        if os.environ.get("WANDB_SWEEP_ID"):
+            for key in ("id", "project", "entity"):
+                self._wandb_init.pop(key, None)
+        self._logged_until = -1
         self._failed = False
 
-    def begin(self) -> None:
-        """Starts the W&B run; tokens are the x axis of everything."""
+    def begin(self, earlier: Sequence[Metrics] = ()) -> None:
+        """Starts the W&B run, with tokens as the x axis of everything.
+
+        Of the curve of earlier attempts it gets what W&B's server has not. An offline session knows no server and gets
+        the whole, since a killed session lacks what was not yet written: it takes the place of those before it.
+        """
 
         def start() -> None:
             run = self.experiment
             run.define_metric("tokens", hidden=True)
-            run.define_metric("*", step_metric="tokens")
+            run.define_metric("*", step_metric="tokens", overwrite=True)  # of Lightning's
+            for name, best in COLUMNS.items():
+                if best != "last":  # W&B's own rule
+                    run.define_metric(f"train/{name}", step_metric="tokens", summary=f"{best},last")
+            self._logged_until = run.step - 1  # of what the server has
 
         self._forgive(start)
+        for row in earlier:
+            self.metrics(row)
+        self._forgive(self._remove_older_offline_sessions)
 
-    def metrics(self, values: Mapping[str, float]) -> None:
+    def metrics(self, values: Metrics) -> None:
         """A sink for training metrics; each step is logged once, however often a run is resumed."""
-        if values["step"] <= self.logged_until:
+        step = int(values["step"])
+        if step <= self._logged_until:
             return
         payload = {key if key == "tokens" else f"train/{key}": value for key, value in values.items() if key != "step"}
 
         def log() -> None:
-            self.experiment.log(payload, step=int(values["step"]))
+            self.experiment.log(payload, step=step, commit=True)  # a row that is committed survives a kill
 
         self._forgive(log)
 
-    def summarize(self, values: Mapping[str, float]) -> None:
-        """Final metrics, into the run's summary."""
+    def conclude(self, results: Mapping[str, float], tokens: int, folder: RunFolder) -> None:
+        """Final metrics into the run's summary, their details as tables and histograms, and the SAE if asked for."""
 
-        def update() -> None:
-            self.experiment.summary.update(dict(values))
+        def log() -> None:
+            from wandb import Artifact
 
-        self._forgive(update)
+            run = self.experiment
+            run.summary.update(dict(results))
+            if tables := evaluation_tables(folder.evals):
+                run.log({"tokens": tokens, **tables}, commit=True)
+            if self._keeps_sae:
+                artifact = Artifact(wandb_id("sae", folder.run_id), type="model", metadata=dict(results))
+                artifact.add_dir(str(folder.sae.resolve()), policy="immutable")  # no copy: it will not change
+                run.log_artifact(artifact)
+
+        self._forgive(log)
+
+    def note_preemption(self) -> None:
+        """Has a W&B sweep hand the run out again."""
+
+        def mark() -> None:
+            self.experiment.mark_preempting()
+
+        self._forgive(mark)
 
     def finish(self, failed: bool) -> None:
         """Ends the W&B run, with what it has not yet written."""
@@ -62,6 +102,12 @@ class ForgivingWandbLogger(WandbLogger):
             self.experiment.finish(exit_code=int(failed))
 
         self._forgive(finish)
+
+    def _remove_older_offline_sessions(self) -> None:
+        ours = Path(self.experiment.dir).parent.resolve()
+        for session in ours.parent.glob(f"offline-run-*-{self.experiment.id}"):
+            if session != ours:
+                shutil.rmtree(session, ignore_errors=True)
 
     def _forgive(self, action: Callable[[], None]) -> None:
         if self._failed:
@@ -74,12 +120,12 @@ class ForgivingWandbLogger(WandbLogger):
 
 
 def make_wandb_logger(
-    settings: WandbConfig, *, run_id: str, group: str, folder: Path, config: dict[str, Any], logged_until: int = 0
+    settings: WandbConfig, *, run_id: str, group: str, folder: Path, config: dict[str, Any], resumes: bool
 ) -> ForgivingWandbLogger | None:
     """The run's logger, not yet begun; None where W&B is disabled.
 
-    The W&B id follows from group and run id, so a run that is resumed goes on in the same W&B run, after the step
-    `logged_until`; with 0 the W&B run starts over.
+    The W&B id follows from group and run id, so a run that is resumed goes on in the same W&B run; one that does not
+    resume starts it over.
     """
     mode = _resolve(settings.mode)
     if mode == "disabled":
@@ -96,9 +142,9 @@ def make_wandb_logger(
         save_dir=str(folder),
         config=config,
         mode=mode,
-        resume="allow" if logged_until else None,  # None: overwrites a run of this id
+        resume="allow" if resumes and mode == "online" else None,  # None: overwrites a run of this id
         reinit="create_new",
-        logged_until=logged_until,
+        keeps_sae=settings.artifact,
     )
 
 

@@ -11,7 +11,7 @@ from masked_sae.evals.core import (
     ReconstructionSums,
     at_kept,
     evaluate_core,
-    mean_max_decoder_cosine,
+    max_decoder_cosine,
     predicted,
     sequences_to_calibrate,
     sequences_to_measure,
@@ -34,7 +34,7 @@ def layout_of(lm: LM) -> Layout:
 
 
 def measure(sae: InferenceSAE, lm: LM, layout: Layout) -> dict[str, float]:
-    return evaluate_core(sae, lm, layout, tokens=400, batch_size=7, dense_frequency=0.1)
+    return evaluate_core(sae, lm, layout, tokens=400, batch_size=7, dense_frequency=0.1).metrics
 
 
 @pytest.mark.parametrize("model", ["neox", "bert"])
@@ -118,7 +118,7 @@ def test_a_shrunken_reconstruction_shows_in_ratio_and_bias() -> None:
 def test_the_largest_decoder_cosine_is_that_of_the_nearest_other_row() -> None:
     W_dec_FD = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 1, 1], [3, 0, 0]])
     half = F.cosine_similarity(W_dec_FD[1], W_dec_FD[2], dim=0).item()
-    assert mean_max_decoder_cosine(W_dec_FD, chunk=3) == pytest.approx((1 + half + half + 1) / 4)
+    assert max_decoder_cosine(W_dec_FD, chunk=3).mean().item() == pytest.approx((1 + half + half + 1) / 4)
 
 
 def test_no_sequence_both_calibrates_and_measures(neox: LM) -> None:
@@ -127,3 +127,11 @@ def test_no_sequence_both_calibrates_and_measures(neox: LM) -> None:
     calibrated = sequences_to_calibrate(layout, 10**6).tolist()
     assert sorted([*measured, *calibrated]) == list(range(len(layout)))
     assert len(sequences_to_measure(layout, 160)) == -(-160 // layout.content_length)
+
+
+def test_the_zero_ablation_of_another_sae_is_this_ones_too(neox: LM) -> None:
+    layout = layout_of(neox)
+    first = measure(identity(neox.d_in), neox, layout)
+    other = replace(identity(neox.d_in), threshold_F=torch.ones(2 * neox.d_in))
+    options = {"tokens": 400, "batch_size": 7, "dense_frequency": 0.1}
+    assert evaluate_core(other, neox, layout, **options, known=first).metrics == measure(other, neox, layout)

@@ -1,17 +1,39 @@
 """Training metrics at intervals: the only place where a step's numbers are copied to the host."""
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 
 from masked_sae.module import SAEModule
 from masked_sae.saes.batch_topk import BatchTopKSAE
+from masked_sae.stopwatch import Stopwatch
 
 Metrics = dict[str, float]
 Sink = Callable[[Metrics], None]
+
+# What is measured at a step, and which of a metric's values sums up a run. Shares are from 0 to 1; `lm_time_share` is
+# the LM's of the time since the last measured step, `seconds` is the whole run's, memory is the process's on CPU and
+# torch's on CUDA.
+COLUMNS: dict[str, Literal["min", "max", "last"]] = {
+    "loss": "min",
+    "reconstruction_loss": "min",
+    "auxiliary_loss": "last",
+    "explained_variance": "max",
+    "l0": "last",
+    "dead_latents": "last",
+    "threshold": "last",
+    "masked_share": "last",
+    "lr": "last",
+    "tokens_per_second": "last",
+    "lm_time_share": "last",
+    "peak_memory_gib": "max",
+    "seconds": "last",
+}
 
 
 class MetricsCallback(pl.Callback):
@@ -21,14 +43,17 @@ class MetricsCallback(pl.Callback):
         sinks: each is called with the same values.
         batch_size: activations for one step.
         every: steps between two calls.
+        lm_watch: the time that the LM takes.
         seconds: spent in training before this attempt.
     """
 
-    def __init__(self, sinks: Sequence[Sink], batch_size: int, every: int, seconds: float = 0.0) -> None:
-        self._sinks, self._batch_size, self._every = sinks, batch_size, every
+    def __init__(
+        self, sinks: Sequence[Sink], batch_size: int, every: int, lm_watch: Stopwatch, seconds: float = 0.0
+    ) -> None:
+        self._sinks, self._batch_size, self._every, self._lm_watch = sinks, batch_size, every, lm_watch
         self._seconds_before = seconds
         self._started = self._last_time = time.monotonic()
-        self._last_step = 0
+        self._last_step, self._last_lm_seconds = 0, 0.0
         self._ended: float | None = self._started
         self.latest: Metrics = {}
 
@@ -41,7 +66,7 @@ class MetricsCallback(pl.Callback):
         assert isinstance(pl_module, SAEModule)
         self._started = self._last_time = time.monotonic()
         self._ended = None
-        self._last_step = pl_module.step
+        self._last_step, self._last_lm_seconds = pl_module.step, self._lm_watch.seconds
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._ended = time.monotonic()
@@ -59,10 +84,7 @@ class MetricsCallback(pl.Callback):
     def _measure(self, module: SAEModule) -> Metrics:
         output = module.output
         assert output is not None
-        now = time.monotonic()
-        rate = (module.step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
-        self._last_time, self._last_step = now, module.step
-        values = torch.stack(
+        measured = torch.stack(
             [
                 output.loss.detach(),
                 output.reconstruction_loss,
@@ -73,21 +95,26 @@ class MetricsCallback(pl.Callback):
                 module.sae.threshold if isinstance(module.sae, BatchTopKSAE) else torch.zeros_like(output.l0),
             ]
         ).tolist()
-        names = (
-            "loss",
-            "reconstruction_loss",
-            "auxiliary_loss",
-            "explained_variance",
-            "l0",
-            "dead_latents",
-            "threshold",
+        now, lm_seconds = time.monotonic(), self._lm_watch.seconds
+        elapsed = max(now - self._last_time, 1e-9)
+        rate = (module.step - self._last_step) * self._batch_size / elapsed
+        lm_share = min(1.0, (lm_seconds - self._last_lm_seconds) / elapsed)
+        self._last_time, self._last_step, self._last_lm_seconds = now, module.step, lm_seconds
+        others = (
+            module.masked_share,
+            module.schedule.at(module.step - 1),
+            round(rate, 1),
+            round(lm_share, 4),
+            round(peak_memory(module.device) / 2**30, 3),
+            round(self.seconds, 2),
         )
-        return {
-            "step": module.step,
-            "tokens": module.step * self._batch_size,
-            **dict(zip(names, values, strict=True)),
-            "masked_share": module.masked_share,
-            "lr": module.schedule.at(module.step - 1),
-            "tokens_per_second": round(rate, 1),
-            "seconds": round(self.seconds, 2),
-        }
+        steps: Metrics = {"step": module.step, "tokens": module.step * self._batch_size}
+        return steps | dict(zip(COLUMNS, (*measured, *others), strict=True))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that torch has held on a CUDA device, or this process on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -4,8 +4,9 @@ Axes: N sequences, T positions, B activations, D `d_in`, F `d_sae`, V vocabulary
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from masked_sae.saes import InferenceSAE
 from masked_sae.stream import Layout
 
 _CALIBRATES = 4  # every so many held-out sequences, one
+_BINS = 64  # of a histogram
 _MLM_SHARE = 0.15  # of the tokens, which an encoder has to predict (Devlin et al. 2018, arXiv 1810.04805)
 
 
@@ -75,6 +77,32 @@ class PredictionMetrics:
     kl_recovered: float
 
 
+@dataclass(frozen=True)
+class CoreMeasurement:
+    """Metrics, and two figures of every latent.
+
+    Attributes:
+        frequency_F: share of the activations it fired on.
+        max_decoder_cosine_F: largest cosine between its decoder row and any other's.
+    """
+
+    metrics: dict[str, float]
+    frequency_F: Tensor
+    max_decoder_cosine_F: Tensor
+
+    def histograms(self) -> dict[str, Any]:
+        """Counts of latents and edges of bins, as JSON has it; frequencies by their log10, dead latents left out."""
+        return {
+            "log10_latent_frequency": _histogram(self.frequency_F[self.frequency_F > 0].log10()),
+            "max_decoder_cosine": _histogram(self.max_decoder_cosine_F),
+        }
+
+
+def _histogram(values_F: Tensor) -> dict[str, list[float]]:
+    counts, edges = np.histogram(values_F.cpu().numpy(), bins=_BINS)
+    return {"counts": counts.tolist(), "edges": edges.tolist()}
+
+
 class ReconstructionSums:
     """Sums over batches of activations from which the metrics follow, in float64."""
 
@@ -100,8 +128,13 @@ class ReconstructionSums:
         self.sum_D += x_BD.sum(0, dtype=torch.float64).cpu()
         self.fired_F += (f_BF > 0).sum(0, dtype=torch.float64).cpu()
 
+    @property
+    def frequency_F(self) -> Tensor:  # noqa: N802
+        """Share of the activations that each latent fired on."""
+        return self.fired_F / self.count
+
     def metrics(self, dense_frequency: float) -> ReconstructionMetrics:
-        mean_D, frequency_F = self.sum_D / self.count, self.fired_F / self.count
+        mean_D, frequency_F = self.sum_D / self.count, self.frequency_F
         error, squares, cosine, l1, l2_ratio, squares_hat, products = (self.sums / self.count).tolist()
 
         def share(chosen_F: Tensor) -> float:
@@ -123,10 +156,10 @@ class ReconstructionSums:
         )
 
 
-def mean_max_decoder_cosine(W_dec_FD: Tensor, chunk: int = 4096) -> float:
-    """Mean over the latents of the largest cosine between a latent's decoder row and any other's."""
+def max_decoder_cosine(W_dec_FD: Tensor, chunk: int = 4096) -> Tensor:
+    """The largest cosine between each latent's decoder row and any other's (F,)."""
     if len(W_dec_FD) < 2:
-        return 0.0
+        return torch.zeros(len(W_dec_FD))
     rows_FD = F.normalize(W_dec_FD, dim=1)
     largest_F: list[Tensor] = []
     for first in range(0, len(rows_FD), chunk):
@@ -134,13 +167,20 @@ def mean_max_decoder_cosine(W_dec_FD: Tensor, chunk: int = 4096) -> float:
         own_C = torch.arange(len(cosine_CF), device=cosine_CF.device)
         cosine_CF[own_C, own_C + first] = -torch.inf
         largest_F.append(cosine_CF.amax(1))
-    return torch.cat(largest_F).mean().item()
+    return torch.cat(largest_F)
 
 
 @torch.inference_mode()
 def evaluate_core(
-    sae: InferenceSAE, lm: LM, layout: Layout, *, tokens: int, batch_size: int, dense_frequency: float
-) -> dict[str, float]:
+    sae: InferenceSAE,
+    lm: LM,
+    layout: Layout,
+    *,
+    tokens: int,
+    batch_size: int,
+    dense_frequency: float,
+    known: Mapping[str, float] | None = None,
+) -> CoreMeasurement:
     """Core metrics over about `tokens` held-out activations.
 
     Prediction metrics are left out where the LM has no trained output layer.
@@ -148,7 +188,9 @@ def evaluate_core(
     Args:
         layout: held-out sequences.
         batch_size: sequences per forward.
+        known: metrics of another SAE on the same LM and text, whose zero ablation need not be done again.
     """
+    zero = None if known is None or "ce_zero" not in known else (known["ce_zero"], known["kl_zero"])
     indices = sequences_to_measure(layout, tokens)
     sums = ReconstructionSums(sae.d_in, sae.d_sae)
     predictions = PredictionSums()
@@ -159,13 +201,14 @@ def evaluate_core(
         sums.add(x_BD, f_BF, sae.decode(f_BF))
         if lm.objective is not None:
             spliced = at_kept(sae, kept_NT.to(lm.device))
-            zeroed = at_kept(torch.zeros_like, kept_NT.to(lm.device))
+            zeroed = None if zero is not None else at_kept(torch.zeros_like, kept_NT.to(lm.device))
             predictions.add(lm, *predicted(lm, tokens_NT, kept_NT, first), spliced, zeroed)
     metrics: dict[str, float] = asdict(sums.metrics(dense_frequency))
-    metrics["max_decoder_cosine"] = mean_max_decoder_cosine(sae.W_dec_FD)
+    cosine_F = max_decoder_cosine(sae.W_dec_FD)
+    metrics["max_decoder_cosine"] = cosine_F.mean().item()  # in the mean over latents
     if predictions.count:
-        metrics |= asdict(predictions.metrics())
-    return metrics
+        metrics |= asdict(predictions.metrics(zero))
+    return CoreMeasurement(metrics, sums.frequency_F, cosine_F)
 
 
 def sequences_to_measure(layout: Layout, tokens: int) -> NDArray[np.int64]:
@@ -226,28 +269,32 @@ class PredictionSums:
         counts_NT: Tensor,
         wanted_NT: Tensor,
         spliced: Callable[[Tensor], Tensor],
-        zeroed: Callable[[Tensor], Tensor],
+        zeroed: Callable[[Tensor], Tensor] | None,
     ) -> None:
         counts_NT, wanted_B = counts_NT.to(lm.device), wanted_NT[counts_NT].to(lm.device)
         clean_BV = lm.logits(read_NT)[counts_NT].log_softmax(-1)
         self.count += len(wanted_B)
         self.ce_clean += F.nll_loss(clean_BV, wanted_B, reduction="sum").item()
         for name, change in (("sae", spliced), ("zero", zeroed)):
+            if change is None:
+                continue
             changed_BV = lm.logits(read_NT, change)[counts_NT].log_softmax(-1)
             ce = F.nll_loss(changed_BV, wanted_B, reduction="sum").item()
             kl = F.kl_div(changed_BV, clean_BV, reduction="sum", log_target=True).item()
             setattr(self, f"ce_{name}", getattr(self, f"ce_{name}") + ce)
             setattr(self, f"kl_{name}", getattr(self, f"kl_{name}") + kl)
 
-    def metrics(self) -> PredictionMetrics:
+    def metrics(self, zero: tuple[float, float] | None = None) -> PredictionMetrics:
+        """With cross entropy and divergence of the zero ablation, where they were not summed here."""
         n = self.count
-        ce_clean, ce_sae, ce_zero = self.ce_clean / n, self.ce_sae / n, self.ce_zero / n
+        ce_clean, ce_sae, kl_sae = self.ce_clean / n, self.ce_sae / n, self.kl_sae / n
+        ce_zero, kl_zero = zero or (self.ce_zero / n, self.kl_zero / n)
         return PredictionMetrics(
             ce_clean=ce_clean,
             ce_sae=ce_sae,
             ce_zero=ce_zero,
             ce_recovered=(ce_zero - ce_sae) / (ce_zero - ce_clean) if ce_zero != ce_clean else 0.0,
-            kl_sae=self.kl_sae / n,
-            kl_zero=self.kl_zero / n,
-            kl_recovered=(self.kl_zero - self.kl_sae) / self.kl_zero if self.kl_zero else 0.0,
+            kl_sae=kl_sae,
+            kl_zero=kl_zero,
+            kl_recovered=(kl_zero - kl_sae) / kl_zero if kl_zero else 0.0,
         )

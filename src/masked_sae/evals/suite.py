@@ -86,6 +86,7 @@ class Suite:
         self._lm, self._held_out, self._cache, self._settings = lm, held_out, cache, settings
         self._truth: Truth | None = load_truth(Path(lm_name)) if has_truth(lm_name) else None
         self._fits: dict[tuple[str, str], Any] = {}
+        self._core_of_another: dict[str, float] | None = None
         self._families: dict[str, Callable[[Subject], Measured]] = {
             "core": self._core,
             "absorption": self._absorption,
@@ -106,15 +107,17 @@ class Suite:
 
     def _core(self, subject: Subject) -> Measured:
         settings = self._settings
-        metrics = evaluate_core(
+        core = evaluate_core(
             subject.sae,
             self._lm,
             self._held_out,
             tokens=settings.tokens,
             batch_size=settings.batch_size,
             dense_frequency=settings.dense_frequency,
+            known=self._core_of_another,
         )
-        return Measured(metrics)
+        self._core_of_another = core.metrics
+        return Measured(core.metrics, details={"histograms": core.histograms()})
 
     def _ground_truth(self, subject: Subject) -> Measured:
         if self._truth is None:
