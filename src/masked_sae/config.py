@@ -135,6 +135,7 @@ class EvalConfig:
     text_tokens: int  # sparse_probing, tpp, scr, ood: tokens of a text
     texts_per_class: int | None  # of either split; null: all there are
     cache_dir: str
+    tasks: list[Any] = field(default_factory=list[Any])  # labelled texts; empty: the standard library's
 
 
 @dataclass

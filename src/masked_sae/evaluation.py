@@ -18,7 +18,7 @@ from masked_sae.runs.identity import lm_fingerprint
 from masked_sae.saes import InferenceSAE
 from masked_sae.stream import Layout
 
-_TEXTS = ("seed", "text_tokens", "texts_per_class")
+_TEXTS = ("seed", "text_tokens", "texts_per_class", "tasks")
 _SETTINGS = {  # on which the figures of a family depend
     "core": ("tokens", "dense_frequency"),
     "absorption": ("seed", "concepts", "concept_tokens", "concept_words"),
@@ -80,7 +80,7 @@ def _is_measured(folder: RunFolder, family: str, settings: EvalConfig) -> bool:
         return False
     stored: dict[str, Any] = json.loads(path.read_text())["settings"]
     return all(
-        set(value) <= set(stored[key]) if isinstance(value, list) else value == stored[key]
+        set(value) <= set(stored[key]) if key == "concepts" else value == stored[key]
         for key, value in _settings(settings, family).items()
     )
 

@@ -11,6 +11,7 @@ import torch
 from masked_sae.config import RunConfig, SAEConfig, check, token_rate_range
 from masked_sae.corpus import Corpus, find_corpus, token_store, tokens_needed
 from masked_sae.errors import InputError
+from masked_sae.evals.labelled_config import check_tasks
 from masked_sae.lm import LM, load_lm, load_tokenizer, replacement_id, special_tokens
 from masked_sae.masking import TokenMask
 from masked_sae.randomness import torch_generator
@@ -56,6 +57,7 @@ def identify(config: RunConfig, swept: Mapping[str, str]) -> Identified:
         InputError: see `config.check`; or the tokenizer lacks the replacement token, or the text is not there.
     """
     check(config)
+    check_tasks(config.eval.tasks)
     tokenizer = load_tokenizer(config.lm.name)
     replacement_id(tokenizer, config.mask.token.replacement)
     corpus = find_corpus(config.data, tokens_needed(config.data, kept_share(config)))

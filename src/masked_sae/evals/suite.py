@@ -18,6 +18,7 @@ from masked_sae.evals.absorption import GroundTruth, evaluate_absorption, fit_gr
 from masked_sae.evals.concepts import Concepts, first_letter, token_class
 from masked_sae.evals.core import evaluate_core
 from masked_sae.evals.ground_truth import evaluate_ground_truth
+from masked_sae.evals.labelled_config import hub_tasks
 from masked_sae.evals.labelled_stdlib import stdlib_tasks
 from masked_sae.evals.labelled_text import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask
 from masked_sae.evals.ood import ShiftScores, ood, shift_scores
@@ -178,6 +179,8 @@ class Suite:
     @cached_property
     def _tasks(self) -> Sequence[LabelledTexts]:
         settings = self._settings
+        if settings.tasks:
+            return hub_tasks(settings.tasks, self._lm.tokenizer, self._lm.special, seed=settings.seed)
         limit = settings.texts_per_class
         return stdlib_tasks(
             self._lm.tokenizer,
