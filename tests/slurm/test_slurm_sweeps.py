@@ -124,6 +124,10 @@ def test_a_detached_sweep_returns_at_once_and_says_how_to_look(
     assert "done" in table.stdout and "100%" in table.stdout
 
 
+def wandb_sessions(sweep: Sweep) -> set[str]:
+    return {path.name for path in sweep.folder.glob("*/wandb/offline-run-*")}
+
+
 class TestInterrupted:
     """A long run, interrupted in every way a cluster knows, against one that was not."""
 
@@ -139,23 +143,24 @@ class TestInterrupted:
         environment: dict[str, str],
         folders: tuple[Path, Path, Path],
         interrupt: Callable[[RunState], Sequence[str]],
-    ) -> Sweep:
+    ) -> tuple[Sweep, set[str]]:
+        """The sweep, and the W&B sessions that there were when it was interrupted."""
         offline = ["logger.wandb.mode=offline", "mask.token.rate=0.1"]
         sweep = Sweep(*folders, environment, *LONG, *offline)
         process = sweep.start()
         command = interrupt(sweep.wait_for("running", step=400))
+        before = wandb_sessions(sweep)
         subprocess.run(command, env=environment, check=True, capture_output=True)
         out, err = process.communicate(timeout=400)
         assert process.returncode == 0, out + err
         assert "preempted" in out or "running" in out
-        return sweep
+        return sweep, before
 
-    def assert_resumed(self, sweep: Sweep, undisturbed: Path) -> None:
+    def assert_resumed(self, sweep: Sweep, before: set[str], undisturbed: Path) -> None:
         assert_same_runs(sweep.folder, undisturbed)
-        (run,) = sweep.folder.glob("*/results.json")
-        sessions = sorted((run.parent / "wandb").glob("offline-run-*"))
-        assert len(sessions) >= 2, "the job was not interrupted"
-        assert len({path.name.split("-", 3)[3] for path in sessions}) == 1, "more than one W&B run"
+        (after,) = wandb_sessions(sweep)  # a resumed run's session takes the place of those before it
+        assert before and after not in before, "the job was not interrupted"
+        assert {name.split("-", 3)[3] for name in (*before, after)} == {after.split("-", 3)[3]}, "more than one W&B run"
 
     @pytest.mark.parametrize("preempt_signal", ["user", "term"])
     def test_preempted_by_an_urgent_job(
@@ -169,8 +174,8 @@ class TestInterrupted:
     ) -> None:
         environment = start_slurm(preempt_signal)
         urgent = ["sbatch", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 2"]
-        sweep = self.interrupted(environment, (neox_folder, corpus_folder, tmp_path), lambda state: urgent)
-        self.assert_resumed(sweep, undisturbed)
+        sweep, before = self.interrupted(environment, (neox_folder, corpus_folder, tmp_path), lambda state: urgent)
+        self.assert_resumed(sweep, before, undisturbed)
 
     def test_requeued_by_hand(
         self,
@@ -184,8 +189,8 @@ class TestInterrupted:
             assert state.job_id is not None
             return ["scontrol", "requeue", state.job_id]
 
-        sweep = self.interrupted(environment, (neox_folder, corpus_folder, tmp_path), requeue)
-        self.assert_resumed(sweep, undisturbed)
+        sweep, before = self.interrupted(environment, (neox_folder, corpus_folder, tmp_path), requeue)
+        self.assert_resumed(sweep, before, undisturbed)
 
     def test_out_of_time_once_too_often_it_fails_plainly_and_allowed_more_it_finishes(
         self,
@@ -203,6 +208,7 @@ class TestInterrupted:
         (state,) = sweep.states().values()
         assert state.status == "failed" and state.error is not None and "max_num_timeout" in state.error
         assert state.step > 0
+        before = wandb_sessions(sweep)
         finished = sweep.run("hydra.launcher.max_num_timeout=20")
         assert finished.returncode == 0, finished.stdout + finished.stderr
-        self.assert_resumed(sweep, undisturbed)
+        self.assert_resumed(sweep, before, undisturbed)
