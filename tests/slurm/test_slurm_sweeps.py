@@ -200,8 +200,8 @@ class TestInterrupted:
         tmp_path: Path,
         undisturbed: Path,
     ) -> None:
-        # SLURM's signal comes up to half a minute early, so here within the first quarter of a minute.
-        short = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=25", "logger.wandb.mode=offline"]
+        # SLURM's signal comes up to half a minute early, so here 10 to 40 seconds after the start.
+        short = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20", "logger.wandb.mode=offline"]
         sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, "mask.token.rate=0.1", *LONG, *short)
         refused = sweep.run("hydra.launcher.max_num_timeout=0")
         assert refused.returncode == 1
