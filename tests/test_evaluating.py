@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from composing import ROOT, small_config, small_overrides
-from test_wandb_logging import history, read_back, summary_of
 
 from masked_sae.config import RunConfig
 from masked_sae.evaluating import evaluate_folders
@@ -106,19 +105,6 @@ def test_a_sweep_is_measured_with_one_reading_of_the_activations(
     assert all(one["core/l0"] > 0 for one in both) and both[0] != both[1]
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
     assert "left out: rate9-00000000: failed" in capsys.readouterr().out
-
-
-def test_wandb_gets_what_was_measured_later(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
-    offline = ["eval=none", "logger.wandb.mode=offline", f"eval.cache_dir={tmp_path / 'cache'}"]
-    config = small_config(neox_folder, corpus_folder, tmp_path, *offline)
-    train_run(config)
-    folder = identify(config, {}).folder
-    settings = small_config(neox_folder, corpus_folder, tmp_path, *EVALUATIONS, *offline[1:])
-    evaluate_folders("sae", str(folder.path), settings, [])
-    records = read_back(folder.path)
-    assert summary_of(records)["core/l0"] == metrics(folder)["core/l0"]
-    steps = [row["_step"] for row in history(records) if "train/loss" in row]
-    assert steps == list(range(2, 25, 2))  # the curve, once
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from composing import small_config
 from test_training import SERVER, child, killed_after
 
 from masked_sae.config import RunConfig
+from masked_sae.evaluating import evaluate_folders
 from masked_sae.preparation import identify
 from masked_sae.training import train_run
 from masked_sae.wandb_logging import ForgivingWandbLogger
@@ -224,3 +225,16 @@ def test_auto_goes_offline_with_one_line_where_nobody_is_logged_in(
     assert [line for line in (said.out + said.err).splitlines() if "W&B" in line or "wandb" in line] == [
         "W&B: offline, as nobody is logged in (`wandb login`); `wandb sync` uploads the run later"
     ]
+
+
+def test_what_is_measured_later_joins_the_runs_curve(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    # Last here: once this process talks to W&B, its children would share the service, and a killed one blocks its id.
+    offline = ["logger.wandb.mode=offline", f"eval.cache_dir={tmp_path / 'cache'}"]
+    train_run(small_config(neox_folder, corpus_folder, tmp_path, "eval=none", *offline))
+    settings = small_config(neox_folder, corpus_folder, tmp_path, "eval.families=[core]", "eval.tokens=300", *offline)
+    folder = identify(settings, {}).folder
+    evaluate_folders("sae", str(folder.path), settings, [])
+    records = read_back(folder.path)
+    assert summary_of(records)["core/l0"] == json.loads(folder.results.read_text())["metrics"]["core/l0"]
+    steps = [row["_step"] for row in history(records) if "train/loss" in row]
+    assert steps == list(range(2, 25, 2))
