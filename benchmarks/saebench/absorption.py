@@ -122,8 +122,8 @@ def make(file: Path, sizes: Sizes, seed: int) -> None:
     )
     train_P = ~tensors["test"]
     ranking = fit_probes(f_PF[train_P.numpy()], labels_PC[train_P], SPARSE_FIT, 0)
-    tensors |= {"probe": truth.probes.weight_CE, "probe_bias": truth.probes.bias_C}
-    tensors |= {"ranking": ranking.weight_CE, "ranking_bias": ranking.bias_C}
+    tensors |= {"probe": truth.probes.W_CD, "probe_bias": truth.probes.b_C}
+    tensors |= {"ranking": ranking.W_CD, "ranking_bias": ranking.b_C}
     ours = {"sizes": asdict(sizes), "metrics": result.metrics(), "times": times}
     ours |= {"concepts": [asdict(concept) for concept in result.concepts], "not_measurable": result.not_measurable}
     ours |= {"threads": torch.get_num_threads()}

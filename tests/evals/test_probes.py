@@ -45,19 +45,19 @@ def test_a_fit_takes_the_steps_that_autograd_and_adam_take() -> None:
         adam.zero_grad()
         loss.backward()
         adam.step()
-    torch.testing.assert_close(probes.weight_CE, layer.weight.detach(), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(probes.bias_C, layer.bias.detach(), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(probes.scores(x_PD), layer(x_PD).detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(probes.W_CD, layer.weight.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(probes.b_C, layer.bias.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(probes.logits(x_PD), layer(x_PD).detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_sparse_rows_give_the_probe_that_dense_ones_give_also_in_batches() -> None:
     f_PF, labels_PC = sparse_latents(300, 20), draw(300, 4, seed=5) > 0
     fit = ProbeFit(epochs=5, batch_size=64, l1_decay=0.01)
     dense, sparse = (fit_probes(f, labels_PC, fit, seed=3) for f in (f_PF, sparse_rows(f_PF)))
-    torch.testing.assert_close(dense.weight_CE, sparse.weight_CE, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(dense.W_CD, sparse.W_CD, atol=1e-5, rtol=1e-4)
     again = fit_probes(sparse_rows(f_PF), labels_PC, fit, seed=3)
-    assert torch.equal(sparse.weight_CE, again.weight_CE) and torch.equal(sparse.bias_C, again.bias_C)
-    assert not torch.equal(sparse.weight_CE, fit_probes(sparse_rows(f_PF), labels_PC, fit, seed=4).weight_CE)
+    assert torch.equal(sparse.W_CD, again.W_CD) and torch.equal(sparse.b_C, again.b_C)
+    assert not torch.equal(sparse.W_CD, fit_probes(sparse_rows(f_PF), labels_PC, fit, seed=4).W_CD)
 
 
 def test_every_layout_of_latents_becomes_the_same_sparse_rows() -> None:
@@ -79,8 +79,8 @@ def test_a_concept_without_positives_gets_a_probe_that_leans_to_no() -> None:
     labels_PC = torch.zeros(30, 2, dtype=torch.bool)
     labels_PC[:9, 1] = True
     probes = fit_probes(draw(30, 4), labels_PC, ProbeFit(), seed=0)
-    assert torch.isfinite(probes.weight_CE).all()
-    assert probes.bias_C[0] < 0
+    assert torch.isfinite(probes.W_CD).all()
+    assert probes.b_C[0] < 0
 
 
 def test_latents_that_never_fire_keep_weight_zero_and_rank_below_those_that_speak_for_a_concept() -> None:
@@ -89,10 +89,10 @@ def test_latents_that_never_fire_keep_weight_zero_and_rank_below_those_that_spea
     f_PF[labels_P, 2] = 3.0  # the concept's own
     f_PF[~labels_P, 4] = 5.0  # speaks against it
     f_PF[:, 5] = sparse_latents(200, 1)[:, 0]
-    weight_F = fit_probes(f_PF, labels_P[:, None], SPARSE_FIT, 0).weight_CE[0]
+    weight_F = fit_probes(f_PF, labels_P[:, None], SPARSE_FIT, 0).W_CD[0]
     assert weight_F[0] == weight_F[1] == weight_F[3] == 0 and weight_F[4] < 0 < weight_F[2]
     for ranking in ("weight", "contribution"):
-        ranked = rank_latents(sparse_rows(f_PF), labels_P[:, None], 6, 0, ranking=ranking)[0].tolist()
+        ranked = rank_latents(sparse_rows(f_PF), labels_P[:, None], 6, 0, rankings=[ranking])[ranking][0].tolist()
         assert ranked[0] == 2 and ranked[-1] == 4
 
 
@@ -102,9 +102,11 @@ def test_ranked_by_contribution_a_latent_that_hardly_fires_comes_after_one_that_
     for latent in range(29):
         f_PF[labels_P.nonzero()[latent], latent] = 13.0  # 29 positives have a latent of their own
     f_PF[labels_P, 29] = (torch.arange(250) >= 29).float()  # and all others share one
-    weight_F = fit_probes(sparse_rows(f_PF), labels_P[:, None], SPARSE_FIT, 0).weight_CE[0]
+    weight_F = fit_probes(sparse_rows(f_PF), labels_P[:, None], SPARSE_FIT, 0).W_CD[0]
     assert weight_F.min() > 0.8 * weight_F.max()  # 50 steps take no weight further
-    ranked = rank_latents(sparse_rows(f_PF), labels_P[:, None], 30, 0, ranking="contribution")[0].tolist()
+    ranked = rank_latents(sparse_rows(f_PF), labels_P[:, None], 30, 0, rankings=["contribution"])["contribution"][
+        0
+    ].tolist()
     assert ranked[0] == 29
 
 
@@ -113,8 +115,8 @@ def test_permuting_latents_permutes_their_rank() -> None:
     f_PF = sparse_latents(400, 30, density=0.3)
     f_PF[:, :2] += 2.0 * labels_PC
     order_F = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    ranked = rank_latents(sparse_rows(f_PF), labels_PC, 3, 0)
-    permuted = rank_latents(sparse_rows(f_PF[:, order_F]), labels_PC, 3, 0)
+    ranked = rank_latents(sparse_rows(f_PF), labels_PC, 3, 0)["weight"]
+    permuted = rank_latents(sparse_rows(f_PF[:, order_F]), labels_PC, 3, 0)["weight"]
     assert torch.equal(order_F[permuted], ranked)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masked_sae.evals.concepts import Concepts
+from masked_sae.evals.linear_probes import LinearProbes
 from masked_sae.evals.probes import (
-    LinearProbes,
     ProbeFit,
     Ranking,
     f1_scores,
@@ -112,7 +112,7 @@ def fit_ground_truth(
     """
     x_PD, test_P = x_PD.cpu().float(), concepts.test_P
     probes = fit_probes(x_PD[~test_P], concepts.labels_PC[~test_P], fit, seed)
-    return GroundTruth(probes, f1_scores(probes.scores(x_PD[test_P]) > 0, concepts.labels_PC[test_P]))
+    return GroundTruth(probes, f1_scores(probes.logits(x_PD[test_P]) > 0, concepts.labels_PC[test_P]))
 
 
 def split_latents(ranked: Sequence[int], f1: Sequence[float], jump: float = F1_JUMP) -> tuple[int, ...]:
@@ -171,7 +171,6 @@ def absorption_at(
     return full_W, torch.where(applies_W, a_W / (a_W + m_W).clamp_min(1e-30), 0.0)
 
 
-@torch.inference_mode()
 def evaluate_absorption(
     concepts: Concepts,
     x_PD: Tensor,
@@ -184,7 +183,34 @@ def evaluate_absorption(
     ranking: Ranking = "weight",
     seed: int = 0,
 ) -> AbsorptionResult:
-    """Absorption of an SAE's latents on a set of concepts.
+    """As `evaluate_rankings`, for one ranking; SAEBench's by default."""
+    return evaluate_rankings(
+        concepts,
+        x_PD,
+        f_PF,
+        W_dec_FD,
+        truth=truth,
+        minimum_f1=minimum_f1,
+        max_latents=max_latents,
+        rankings=(ranking,),
+        seed=seed,
+    )[ranking]
+
+
+@torch.inference_mode()
+def evaluate_rankings(
+    concepts: Concepts,
+    x_PD: Tensor,
+    f_PF: Tensor | csr_array,
+    W_dec_FD: Tensor,
+    *,
+    truth: GroundTruth | None = None,
+    minimum_f1: float = MINIMUM_F1,
+    max_latents: int = MAX_LATENTS,
+    rankings: Sequence[Ranking],
+    seed: int = 0,
+) -> dict[Ranking, AbsorptionResult]:
+    """Absorption of an SAE's latents on a set of concepts, by each way to choose a concept's latents.
 
     Args:
         x_PD: activations at the concepts' positions as the LM gives them, float32: L1 decay and the sparse probes'
@@ -193,7 +219,7 @@ def evaluate_absorption(
         W_dec_FD: decoder rows. They may have any norm: latents are measured as if all had norm 1.
         truth: of `fit_ground_truth`, which else is called.
         minimum_f1: a concept is measurable if its ground-truth probe's F1 is higher.
-        ranking: see `rank_latents`; SAEBench's by default.
+        rankings: see `rank_latents`.
         seed: of the order of the probes' batches.
     """
     x_PD, W_dec_FD, test_P = x_PD.cpu().float(), W_dec_FD.detach().cpu().float(), concepts.test_P
@@ -213,32 +239,35 @@ def evaluate_absorption(
             f"{len(measurable)} of {len(concepts.names)} concepts have a ground-truth probe with an F1 over "
             f"{minimum_f1:g}; {max(concepts.minimum, 1)} are needed"
         )
-        return AbsorptionResult((), len(measurable), l0, reason)
+        return dict.fromkeys(rankings, AbsorptionResult((), len(measurable), l0, reason))
     train_PC = concepts.labels_PC[~test_P]
-    ranked_CK = rank_latents(latents_PF[~test_P.numpy()], train_PC, max_latents, seed, ranking=ranking)
+    ranked = rank_latents(latents_PF[~test_P.numpy()], train_PC, max_latents, seed, rankings=rankings)
     columns_PF = latents_PF.tocsc()
     x_test_PD, labels_test_PC = x_PD[test_P], concepts.labels_PC[test_P]
-    right_PC = labels_test_PC & (truth.probes.scores(x_test_PD) > 0)
-    found: list[ConceptAbsorption] = []
-    for concept in measurable:
-        ranked = ranked_CK[concept].tolist()
-        f_PK = columns_PF[:, ranked].toarray()
+    right_PC = labels_test_PC & (truth.probes.logits(x_test_PD) > 0)
+
+    def measure(concept: int, latents: list[int]) -> ConceptAbsorption:
+        f_PK = columns_PF[:, latents].toarray()
         f1 = sparse_probe_f1(f_PK, concepts.labels_PC[:, concept].numpy(), test_P.numpy())
-        split = split_latents(ranked, f1)
+        split = split_latents(latents, f1)
         right_W = right_PC[:, concept].nonzero()[:, 0]
-        full, fraction = _sums(x_test_PD, f_test_PF, unit_FD, truth.probes.weight_CE[concept], split, right_W)
-        found.append(
-            ConceptAbsorption(
-                concept=concepts.names[concept],
-                probe_f1=truth.f1_C[concept].item(),
-                sparse_f1=f1,
-                split_latents=split,
-                positions=len(right_W),
-                full_absorption=full / len(right_W),
-                absorption_fraction=fraction / len(right_W),
-            )
+        full, fraction = _sums(x_test_PD, f_test_PF, unit_FD, truth.probes.W_CD[concept], split, right_W)
+        return ConceptAbsorption(
+            concept=concepts.names[concept],
+            probe_f1=truth.f1_C[concept].item(),
+            sparse_f1=f1,
+            split_latents=split,
+            positions=len(right_W),
+            full_absorption=full / len(right_W),
+            absorption_fraction=fraction / len(right_W),
         )
-    return AbsorptionResult(tuple(found), len(measurable), l0, None)
+
+    return {
+        ranking: AbsorptionResult(
+            tuple(measure(concept, ranked_CK[concept].tolist()) for concept in measurable), len(measurable), l0, None
+        )
+        for ranking, ranked_CK in ranked.items()
+    }
 
 
 def _sums(

@@ -4,6 +4,7 @@ Axes: P positions, B positions of a batch, C concepts, E what a probe reads (`d_
 a sparse probe, best first, R rows of a problem made smaller.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,21 +14,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from masked_sae.evals.linear_probes import LinearProbes
 from masked_sae.randomness import torch_generator
 
 Ranking = Literal["weight", "contribution"]
-
-
-@dataclass(frozen=True)
-class LinearProbes:
-    """A probe for each concept, which says yes where `x · weight + bias > 0`; float32."""
-
-    weight_CE: Tensor
-    bias_C: Tensor
-
-    def scores(self, x_PE: Tensor) -> Tensor:
-        """(P, C), logits."""
-        return x_PE @ self.weight_CE.T + self.bias_C
 
 
 @dataclass(frozen=True)
@@ -102,24 +92,25 @@ def rank_latents(
     k: int,
     seed: int,
     *,
-    ranking: Ranking = "weight",
+    rankings: Sequence[Ranking] = ("weight",),
     fit: ProbeFit = SPARSE_FIT,
-) -> Tensor:
-    """The latents that speak most for each concept, (C, K), int64, best first, from the weights of an L1 probe.
+) -> dict[Ranking, Tensor]:
+    """The latents that speak most for each concept, (C, K), int64, best first, from the weights of one L1 probe.
 
     Largest, not largest in size: a latent that speaks against a concept does not stand for it.
 
     Args:
-        ranking: by `weight`, as SAEBench does; or by `contribution`, a weight times the root mean square of its latent.
-            The learning rates of 50 epochs sum to 0.08, and Adam's steps are hardly larger: with few batches an epoch
-            the weights of all that speak for a concept end near that sum, and the largest may well be that of a latent
-            which fires twice. Its contribution is small.
+        rankings: by `weight`, as SAEBench does; or by `contribution`, a weight times the root mean square of its
+            latent. The learning rates of 50 epochs sum to 0.08, and Adam's steps are hardly larger: with few batches an
+            epoch the weights of all that speak for a concept end near that sum, and the largest may well be that of a
+            latent which fires twice. Its contribution is small.
     """
-    weight_CF = fit_probes(f_PF, labels_PC, fit, seed).weight_CE
-    if ranking == "contribution":
+    weight_CF = fit_probes(f_PF, labels_PC, fit, seed).W_CD
+    speaks_CF: dict[Ranking, Tensor] = {"weight": weight_CF}
+    if "contribution" in rankings:
         squares_F = np.bincount(f_PF.indices, np.square(f_PF.data, dtype=np.float64), minlength=weight_CF.shape[1])
-        weight_CF = weight_CF * torch.from_numpy(squares_F).sqrt().float()
-    return weight_CF.sort(dim=1, descending=True, stable=True).indices[:, :k]
+        speaks_CF["contribution"] = weight_CF * torch.from_numpy(squares_F).sqrt().float()
+    return {by: speaks_CF[by].sort(dim=1, descending=True, stable=True).indices[:, :k] for by in rankings}
 
 
 def sparse_probe_f1(

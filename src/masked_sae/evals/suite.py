@@ -11,10 +11,11 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from masked_sae.config import EvalConfig
-from masked_sae.evals.absorption import GroundTruth, evaluate_absorption, fit_ground_truth
+from masked_sae.evals.absorption import AbsorptionResult, evaluate_rankings, fit_ground_truth
 from masked_sae.evals.concepts import Concepts, first_letter, token_class
 from masked_sae.evals.core import evaluate_core
 from masked_sae.evals.ground_truth import evaluate_ground_truth
@@ -22,7 +23,7 @@ from masked_sae.evals.labelled_config import hub_tasks
 from masked_sae.evals.labelled_stdlib import stdlib_tasks
 from masked_sae.evals.labelled_text import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask
 from masked_sae.evals.ood import ShiftScores, ood, shift_scores
-from masked_sae.evals.probes import Ranking
+from masked_sae.evals.probes import Ranking, sparse_rows
 from masked_sae.evals.reading import ActivationCache, Reading
 from masked_sae.evals.scr import ScrProbes, fit_scr_probes, scr
 from masked_sae.evals.sparse_probing import ProbeAccuracies, SparseProbing, probe_accuracies
@@ -34,7 +35,9 @@ from masked_sae.stream import Layout
 
 # SAEBench ranks latents by their weight in the L1 probe, which says little of latents that are strong and rare; their
 # contribution to the probe's logit is measured beside it.
-_RANKINGS: dict[Ranking, str] = {"weight": "", "contribution": "_by_contribution"}
+_SUFFIXES: dict[Ranking, str] = {"weight": "", "contribution": "_by_contribution"}
+
+_POSITIONS_AT_ONCE = 4096  # whose latents are dense at a time
 
 Fitted = TypeVar("Fitted")
 Task = TypeVar("Task", bound=LabelledTexts)
@@ -141,40 +144,30 @@ class Suite:
         notes: dict[str, str] = {}
         details: dict[str, Any] = {}
         for name in self._settings.concepts:
-            concepts = self._concepts(name)
-            x_PD = self._cache.read(self._lm, concepts.reading, f"absorption/{name}")
-            truth: GroundTruth = self._once(
-                "absorption", name, lambda c=concepts, x=x_PD: fit_ground_truth(c, x, seed=self._settings.seed)
-            )
-            f_PF = torch.cat([subject.sae.encode(some.to(self._lm.device)).cpu() for some in x_PD.split(4096)])
-            for ranking, suffix in _RANKINGS.items():
-                found = evaluate_absorption(
-                    concepts,
-                    x_PD,
-                    f_PF,
-                    subject.sae.W_dec_FD,
-                    truth=truth,
-                    ranking=ranking,
-                    seed=self._settings.seed,
-                )
+            for ranking, found in self._absorption_on(name, subject.sae).items():
+                suffix = _SUFFIXES[ranking]
                 shared = ("concepts", "l0")  # whatever the ranking
-                values = {f"{key}{'' if key in shared else suffix}": v for key, v in found.metrics().items()}
-                metrics |= {f"{name}/{key}": value for key, value in values.items()}
+                for key, value in found.metrics().items():
+                    metrics[f"{name}/{key}{'' if key in shared else suffix}"] = value
                 details[f"{name}{suffix}"] = [asdict(concept) for concept in found.concepts]
                 if found.not_measurable is not None:
                     notes[name] = f"not measurable on this LM: {found.not_measurable}"
-                    break
         return Measured(metrics, notes, details)
 
-    def _concepts(self, name: str) -> Concepts:
+    def _absorption_on(self, name: str, sae: InferenceSAE) -> dict[Ranking, AbsorptionResult]:
+        seed = self._settings.seed
+        concepts = self._once("concepts", name, lambda: self._make_concepts(name))
+        x_PD = self._cache.read(self._lm, concepts.reading, f"absorption/{name}")
+        truth = self._once("absorption", name, lambda: fit_ground_truth(concepts, x_PD, seed=seed))
+        chunks = x_PD.split(_POSITIONS_AT_ONCE)
+        f_PF = csr_array(vstack([sparse_rows(sae.encode(some.to(self._lm.device))) for some in chunks]))
+        return evaluate_rankings(concepts, x_PD, f_PF, sae.W_dec_FD, truth=truth, rankings=tuple(_SUFFIXES), seed=seed)
+
+    def _make_concepts(self, name: str) -> Concepts:
         settings = self._settings
         if name == "first_letter":
-            make = lambda: first_letter(self._lm, words=settings.concept_words, seed=settings.seed)  # noqa: E731
-        else:
-            make = lambda: token_class(  # noqa: E731
-                self._lm, self._held_out, tokens=settings.concept_tokens, seed=settings.seed
-            )
-        return self._once("concepts", name, make)
+            return first_letter(self._lm, words=settings.concept_words, seed=settings.seed)
+        return token_class(self._lm, self._held_out, tokens=settings.concept_tokens, seed=settings.seed)
 
     @cached_property
     def _tasks(self) -> Sequence[LabelledTexts]:
