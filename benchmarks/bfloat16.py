@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from masked_sae.commands import typed_config
-from masked_sae.evals.core import sequences_to_measure
+from masked_sae.evals.held_out import sequences_to_measure
 from masked_sae.interop.saelens import load_sae
 from masked_sae.preparation import identify, read
 from masked_sae.runs.folder import RunFolder

@@ -6,17 +6,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from masked_sae.commands import clear_errors, renamed, typed_config
+from masked_sae.commands import RUN_KEYS, clear_errors, named_folders, renamed, typed_config
 from masked_sae.config import check
 from masked_sae.errors import InputError
 
 # Hydra takes `sae=` and `sweep=` for choices from conf/sae and conf/sweep.
 FOLDERS = {"sae": "sae_folder", "sweep": "sweep_folder"}
+KEYS = (*RUN_KEYS, *FOLDERS)
 
 
 @hydra.main(version_base=None, config_path="../conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
-    with clear_errors():
+    with clear_errors(KEYS):
         with open_dict(config):
             folders = {key: config.pop(name) for key, name in FOLDERS.items()}
         settings = typed_config(config)
@@ -24,12 +25,14 @@ def main(config: DictConfig) -> None:
         given = [key for key, folder in folders.items() if folder is not None]
         if len(given) != 1:
             raise InputError("sae", folders["sae"], "either sae=FOLDER or sweep=FOLDER")
-        from masked_sae.evaluating import evaluate_folders
+        (kind,) = given
+        found = named_folders(kind, folders[kind])
+        from masked_sae.evaluating import evaluate_folders  # only now: it reads in heavy libraries
 
-        evaluate_folders(given[0], folders[given[0]], settings, HydraConfig.get().overrides.task)
+        evaluate_folders(kind, found, settings, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":
     sys.argv[1:] = renamed(sys.argv[1:], FOLDERS)
-    with clear_errors():
+    with clear_errors(KEYS):
         main()

@@ -34,6 +34,8 @@ def small_overrides(lm: Path, corpus: Path, out: Path) -> list[str]:
         "trainer.threads=1",
         "trainer.log_every_steps=2",
         "trainer.checkpoint_every_steps=5",
+        "trainer.validate_every_steps=8",
+        "trainer.validation_tokens=64",
         "trainer.progress=false",
         "logger.wandb.mode=disabled",
         "eval.tokens=512",

@@ -47,12 +47,12 @@ def test_a_run_without_metrics_gets_them_later(
 ) -> None:  # fmt: skip
     assert metrics(run) == {}
     settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
-    evaluate_folders("sae", str(run.path), settings, [])
+    evaluate_folders("sae", [run.path], settings, [])
     assert metrics(run)["core/l0"] > 0
     assert any(key.startswith("absorption/token_class/") for key in metrics(run))
     assert "core/l0" in capsys.readouterr().out
     written = {path: path.stat().st_mtime_ns for path in run.evals.iterdir()}
-    evaluate_folders("sae", str(run.sae), settings, [])  # again, by another name: nothing is left to do
+    evaluate_folders("sae", [run.sae], settings, [])  # again, by another name: nothing is left to do
     assert {path: path.stat().st_mtime_ns for path in run.evals.iterdir()} == written
 
 
@@ -60,12 +60,12 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
     config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
-    evaluate_folders("sae", str(run.path), settings, [])
+    evaluate_folders("sae", [run.path], settings, [])
     whole = metrics(run)
     kept = (run.evals / "core.json").stat().st_mtime_ns
     (run.evals / "absorption.json").unlink()
     assert unmeasured(run, settings.eval) == ["absorption"]
-    evaluate_folders("sae", str(run.path), settings, [])
+    evaluate_folders("sae", [run.path], settings, [])
     assert metrics(run) == whole
     assert (run.evals / "core.json").stat().st_mtime_ns == kept
 
@@ -82,9 +82,9 @@ def test_an_sae_from_elsewhere_is_measured_like_the_run_that_it_is(
     config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
-    evaluate_folders("sae", str(run.path), settings, [])
+    evaluate_folders("sae", [run.path], settings, [])
     shutil.copytree(run.sae, tmp_path / "downloaded")
-    evaluate_folders("sae", str(tmp_path / "downloaded"), settings, [])
+    evaluate_folders("sae", [tmp_path / "downloaded"], settings, [])
     (folder,) = (Path(settings.output_dir) / "evaluated").iterdir()
     assert folder.name.startswith("downloaded-")
     assert metrics(RunFolder(folder)) == pytest.approx(metrics(run), rel=1e-6)
@@ -100,7 +100,7 @@ def test_a_sweep_is_measured_with_one_reading_of_the_activations(
     unfinished = run.path.parent / "rate9-00000000"
     unfinished.mkdir()
     (unfinished / "state.json").write_text((run.state).read_text().replace('"done"', '"failed"'))
-    evaluate_folders("sweep", str(run.path.parent), settings_for(config, neox_folder, corpus_folder, tmp_path), [])
+    evaluate_folders("sweep", [run.path.parent], settings_for(config, neox_folder, corpus_folder, tmp_path), [])
     both = [metrics(run), metrics(identify(other, {}).folder)]
     assert all(one["core/l0"] > 0 for one in both) and both[0] != both[1]
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from masked_sae.config import RunConfig
 from masked_sae.errors import NonFiniteError
 from masked_sae.preparation import identify
+from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.checkpoint import LAST, PREVIOUS
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError, hold
@@ -63,6 +64,7 @@ def assert_same_run(ours: RunFolder, theirs: RunFolder) -> None:
     weights = load_file(ours.sae / "sae_weights.safetensors"), load_file(theirs.sae / "sae_weights.safetensors")
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert curve(ours) == curve(theirs)
+    assert ours.histograms.read_text() == theirs.histograms.read_text()
     assert json.loads(ours.results.read_text())["metrics"] == json.loads(theirs.results.read_text())["metrics"]
 
 
@@ -78,6 +80,21 @@ def test_a_run_leaves_the_folder_that_scripts_rely_on(config: RunConfig, baselin
     assert sorted(path.name for path in baseline.checkpoints.iterdir()) == [LAST, PREVIOUS]
     assert [int(row["step"]) for row in curve(baseline)] == list(range(2, 25, 2))
     assert baseline.path.parent == Path(config.output_dir) / config.name
+    (attempt,) = read_attempts(baseline.attempts)
+    assert (attempt.step, attempt.threads, attempt.versions["torch"]) == (0, 1, torch.__version__)
+
+
+def test_training_is_the_same_whether_it_is_validated_or_not(
+    config: RunConfig, baseline: RunFolder, tmp_path: Path
+) -> None:
+    unwatched, folder = elsewhere(config, tmp_path, trainer=replace(config.trainer, validate_every_steps=None))
+    train_run(unwatched)
+    assert folder.run_id == baseline.run_id and not folder.histograms.exists()
+    ours, theirs = load_file(folder.checkpoints / LAST), load_file(baseline.checkpoints / LAST)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert [row.items() <= other.items() for row, other in zip(curve(folder), curve(baseline), strict=True)] == [
+        True
+    ] * 12
 
 
 def test_training_lowers_the_loss(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from composing import small_config
 from test_training import SERVER, child, killed_after
 
+from masked_sae.callbacks.curve import Row
 from masked_sae.config import RunConfig
 from masked_sae.evaluating import evaluate_folders
 from masked_sae.preparation import identify
@@ -70,6 +71,13 @@ def nested(items: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def shown_as(column: str) -> str:
+    """What a column of metrics.csv is called in W&B."""
+    if column in ("step", "tokens"):
+        return {"step": "_step", "tokens": "tokens"}[column]
+    return column if column.startswith("val/") else f"train/{column}"
+
+
 def summary_of(records: list[dict[str, Any]]) -> dict[str, Any]:
     return nested([item for record in records if "summary" in record for item in record["summary"].get("update", [])])
 
@@ -106,14 +114,15 @@ def test_a_run_stopped_and_resumed_is_one_wandb_run_with_no_step_missing_or_twic
     steps = [row["_step"] for row in rows]
     assert steps == list(range(2, 25, 2))
     with folder.metrics.open() as file:
-        assert [{f"train/{key}": float(cell) for key, cell in row.items()} for row in csv.DictReader(file)] == [
-            {
-                "train/step": row["_step"],
-                "train/tokens": row["tokens"],
-                **{key: value for key, value in row.items() if key.startswith("train/")},
-            }
-            for row in rows
-        ]
+        written = [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(file)]
+    named = [{shown_as(key): value for key, value in row.items()} for row in written]
+    logged = [{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]
+    assert named == [{key: value for key, value in row.items() if key in named[-1]} for row in logged]
+    frequencies = {row["_step"]: row["val/log10_latent_frequency"] for row in rows if "val/l0" in row}
+    kept = {line["step"]: line for line in map(json.loads, folder.histograms.read_text().splitlines())}
+    assert list(frequencies) == list(kept) == [8, 16, 24]
+    for step, line in kept.items():
+        assert frequencies[step]["values"] == line["histograms"]["val/log10_latent_frequency"]["counts"]
     assert "core/explained_variance" in summary_of(records)
 
 
@@ -177,8 +186,8 @@ def test_of_a_curve_wandb_gets_what_its_server_has_not(monkeypatch: pytest.Monke
     run = Resumed()
     monkeypatch.setattr(ForgivingWandbLogger, "experiment", property(lambda self: run))
     logger = ForgivingWandbLogger(project="p")
-    logger.begin([{"step": step, "tokens": 64 * step, "loss": 1 / step} for step in (2, 4, 6)])
-    logger.metrics({"step": 8, "tokens": 512, "loss": 0.125})
+    logger.begin([Row({"step": step, "tokens": 64 * step, "loss": 1 / step}) for step in (2, 4, 6)])
+    logger.log_row(Row({"step": 8, "tokens": 512, "loss": 0.125}))
     assert logged == [(6, {"tokens": 384, "train/loss": 1 / 6}), (8, {"tokens": 512, "train/loss": 0.125})]
     assert ours.exists() and not others[0].exists() and others[1].exists()
 
@@ -233,7 +242,7 @@ def test_what_is_measured_later_joins_the_runs_curve(neox_folder: Path, corpus_f
     train_run(small_config(neox_folder, corpus_folder, tmp_path, "eval=none", *offline))
     settings = small_config(neox_folder, corpus_folder, tmp_path, "eval.families=[core]", "eval.tokens=300", *offline)
     folder = identify(settings, {}).folder
-    evaluate_folders("sae", str(folder.path), settings, [])
+    evaluate_folders("sae", [folder.path], settings, [])
     records = read_back(folder.path)
     assert summary_of(records)["core/l0"] == json.loads(folder.results.read_text())["metrics"]["core/l0"]
     steps = [row["_step"] for row in history(records) if "train/loss" in row]

@@ -104,6 +104,8 @@ class TrainerConfig:
     log_every_steps: int
     checkpoint_every_steps: int
     progress: bool
+    validate_every_steps: int | None = None  # null: never
+    validation_tokens: int = 4096
 
 
 @dataclass
@@ -177,8 +179,10 @@ def check(config: RunConfig) -> None:
     _at_least("optim.gradient_clip", config.optim.gradient_clip, 0)
     for key in ("log_every_steps", "checkpoint_every_steps"):
         _at_least(f"trainer.{key}", getattr(config.trainer, key), 1)
-    if config.trainer.threads is not None:
-        _at_least("trainer.threads", config.trainer.threads, 1)
+    for key in ("threads", "validate_every_steps", "validation_tokens"):
+        value = getattr(config.trainer, key)
+        if value is not None:
+            _at_least(f"trainer.{key}", value, 1)
     _at_least("lm.batch_size", config.lm.batch_size, 1)
     check_eval(config.eval)
     if not config.name or "/" in config.name or config.name.startswith("."):

@@ -5,7 +5,7 @@ SAEs of one LM, hook point and text share a suite, and so its activations and pr
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from masked_sae.callbacks.curve import CurveFile
+from masked_sae.callbacks.curve import CurveFile, HistogramFile, kept_rows
 from masked_sae.commands import typed_config
 from masked_sae.config import RunConfig, check
 from masked_sae.errors import InputError
 from masked_sae.evals.suite import Suite
 from masked_sae.evaluation import evaluate, make_suite, unmeasured
 from masked_sae.files import write_text
-from masked_sae.interop.saelens import load_sae
+from masked_sae.interop.saelens import load_sae, read_metadata
 from masked_sae.preparation import find_device, identify, read
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError, hold
@@ -43,29 +43,24 @@ class Measurable:
     is_run: bool
 
 
-def evaluate_folders(kind: str, named: Any, settings: RunConfig, overrides: Sequence[str]) -> None:
+def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, overrides: Sequence[str]) -> None:
     """Measures what `sae=` or `sweep=` names and prints the results.
 
     Args:
         kind: `sae` or `sweep`.
-        named: a folder, or a list of them.
+        folders: that exist.
         settings: of the command: defaults and overrides.
         overrides: what stood on the command line.
 
     Raises:
         InputError: a folder holds no SAE, or its LM or text cannot be used.
     """
-    listed = named if isinstance(named, Iterable) and not isinstance(named, str) else [named]
-    folders = [Path(str(one)).expanduser() for one in listed]
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(kind, folder, "a folder that exists")
     found = [one for folder in folders for one in _find(kind, folder, settings, overrides)]
     pending = [one for one in found if settings.force or unmeasured(one.folder, one.config.eval)]
     suites: dict[str, Suite] = {}
     for one in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
         try:
-            _measure(one, suites, force=settings.force)
+            _measure(one, suites, force=settings.force, is_last=one is pending[-1])
         except HeldError as held:
             print(held)  # another process trains or measures it
     print_members([Member(one.folder, {}) for one in found])
@@ -95,8 +90,7 @@ def _measurable(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> 
         if not run.sae.is_dir():
             raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
         return Measurable(run.sae, _config_of(run, settings, overrides), run, is_run=True)
-    _, metadata = load_sae(folder)
-    config = _config_for(folder, metadata, settings, overrides)
+    config = _config_for(folder, read_metadata(folder), settings, overrides)
     read_on = json.dumps([asdict(config.lm), asdict(config.data)], sort_keys=True)
     digest = hashlib.blake2b(read_on.encode(), digest_size=4)
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
@@ -144,7 +138,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
-def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool) -> None:
+def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool, is_last: bool) -> None:
     config, device = one.config, find_device(one.config.trainer.device)
     key = json.dumps([asdict(config.lm), asdict(config.data), asdict(config.eval)], sort_keys=True)
     if key not in suites:
@@ -164,12 +158,12 @@ def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool) -> None:
             write_text(one.folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
         metrics = evaluate(one.folder, config, sae.to(device), suites[key])
         if one.is_run:
-            _summarize(one, metrics)
+            _summarize(one, metrics, with_sweep=is_last)  # when all of the sweep is there to be shown
         else:
             write_state(one.folder.state, RunState(one.folder.run_id, "created"), status="done")
 
 
-def _summarize(one: Measurable, metrics: dict[str, float]) -> None:
+def _summarize(one: Measurable, metrics: dict[str, float], *, with_sweep: bool) -> None:
     """Into the run's W&B run."""
     config, state = one.config, read_state(one.folder.state)
     logger = make_wandb_logger(
@@ -181,8 +175,9 @@ def _summarize(one: Measurable, metrics: dict[str, float]) -> None:
         resumes=True,
     )
     if logger is not None and state is not None:
-        logger.begin(CurveFile(one.folder.metrics, state.step).kept)
-        logger.conclude(metrics, state.tokens, one.folder)
+        curve = CurveFile(one.folder.metrics, state.step), HistogramFile(one.folder.histograms, state.step)
+        logger.begin(kept_rows(*curve))
+        logger.conclude(metrics, state.tokens, one.folder, with_sweep=with_sweep)
         logger.finish(failed=False)
 
 

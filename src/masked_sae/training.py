@@ -17,19 +17,21 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from masked_sae.callbacks.checkpointing import CheckpointCallback, restore
-from masked_sae.callbacks.curve import CurveFile
-from masked_sae.callbacks.metrics import Metrics, MetricsCallback, Sink
+from masked_sae.callbacks.curve import CurveFile, HistogramFile, Row, kept_rows
+from masked_sae.callbacks.metrics import MetricsCallback, Sink
 from masked_sae.callbacks.progress import ProgressCallback
 from masked_sae.callbacks.stopping import StopRequest
+from masked_sae.callbacks.validation import Validation
 from masked_sae.config import RunConfig
 from masked_sae.datamodule import ActivationDataModule
 from masked_sae.evals.calibration import calibrated
-from masked_sae.evals.core import sequences_to_calibrate
+from masked_sae.evals.held_out import sequences_to_calibrate
 from masked_sae.evaluation import evaluate, make_suite, unmeasured
 from masked_sae.files import write_text
 from masked_sae.interop.saelens import export_sae, load_sae
 from masked_sae.module import SAEModule, Schedule
 from masked_sae.preparation import Identified, Parts, assemble, find_device, identify, make_sae
+from masked_sae.runs.attempts import note_attempt
 from masked_sae.runs.checkpoint import Checkpoint, load_checkpoint
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import hold
@@ -142,9 +144,10 @@ def _train(
     config, folder = run.config, run.folder
     module = _make_module(config, parts, statistics, device)
     resumed_at = 0 if checkpoint is None else checkpoint.meta["step"]
+    note_attempt(folder.attempts, resumed_at, device)
     progress = ProgressCallback(config.data.batch_size, config.trainer.progress)
-    curve = CurveFile(folder.metrics, resumed_at)
-    sinks: list[Sink] = [curve, progress]
+    curve, histograms = CurveFile(folder.metrics, resumed_at), HistogramFile(folder.histograms, resumed_at)
+    sinks: list[Sink] = [histograms, curve, progress]
     wandb_logger = make_wandb_logger(
         config.logger.wandb,
         run_id=folder.run_id,
@@ -154,21 +157,26 @@ def _train(
         resumes=resumed_at > 0,
     )
     if wandb_logger is not None:
-        wandb_logger.begin(curve.kept)
-        sinks.append(wandb_logger.metrics)
-    seconds = 0.0 if checkpoint is None else checkpoint.meta["seconds"]
-    every = config.trainer.log_every_steps
-    metrics = MetricsCallback(sinks, config.data.batch_size, every, parts.stream.watch, seconds)
+        wandb_logger.begin(kept_rows(curve, histograms))
+        sinks.append(wandb_logger.log_row)
+    metrics = MetricsCallback(
+        sinks,
+        config.data.batch_size,
+        config.trainer.log_every_steps,
+        parts.stream.watch,
+        _validation(config, parts, statistics.scale),
+        seconds=0.0 if checkpoint is None else checkpoint.meta["seconds"],
+    )
 
     def note(step: int) -> None:
         nonlocal state
         state = write_state(folder.state, state, step=step, **_progress_of(metrics, step * config.data.batch_size))
 
-    def note_now_and_then(values: Metrics) -> None:
+    def note_now_and_then(row: Row) -> None:
         nonlocal noted_at
         if time.monotonic() - noted_at > _NOTE_EVERY_SECONDS:
             noted_at = time.monotonic()
-            note(int(values["step"]))
+            note(row.step)
 
     noted_at = time.monotonic()
     sinks.append(note_now_and_then)
@@ -192,6 +200,20 @@ def _train(
     finally:
         if wandb_logger is not None:
             wandb_logger.finish(failed=module.step < module.schedule.steps)
+
+
+def _validation(config: RunConfig, parts: Parts, scale: float) -> Validation | None:
+    trainer = config.trainer
+    if trainer.validate_every_steps is None:
+        return None
+    return Validation(
+        parts.lm,
+        parts.held_out,
+        scale,
+        every=trainer.validate_every_steps,
+        tokens=trainer.validation_tokens,
+        batch_size=config.eval.batch_size,
+    )
 
 
 def _make_module(config: RunConfig, parts: Parts, statistics: ActivationStatistics, device: torch.device) -> SAEModule:

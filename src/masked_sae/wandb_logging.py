@@ -1,24 +1,21 @@
 """W&B through Lightning: offline where it must be, and never the end of a training."""
 
 import os
-import re
 import shutil
-import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 from pytorch_lightning.loggers import WandbLogger
 
-from masked_sae.callbacks.metrics import COLUMNS, Metrics
+from masked_sae.callbacks.curve import Row
+from masked_sae.callbacks.metrics import COLUMNS
+from masked_sae.callbacks.validation import VALIDATED
 from masked_sae.config import WandbConfig
 from masked_sae.runs.folder import RunFolder
-from masked_sae.wandb_tables import evaluation_tables
-
-_PATIENCE_SECONDS = 3.0
+from masked_sae.wandb_server import log_in, wandb_id, why_unreachable
+from masked_sae.wandb_tables import as_histogram, evaluation_tables, sweep_tables
 
 
 class ForgivingWandbLogger(WandbLogger):
@@ -37,7 +34,7 @@ class ForgivingWandbLogger(WandbLogger):
         self._logged_until = -1
         self._failed = False
 
-    def begin(self, earlier: Sequence[Metrics] = ()) -> None:
+    def begin(self, earlier: Sequence[Row] = ()) -> None:
         """Starts the W&B run, with tokens as the x axis of everything.
 
         Of the curve of earlier attempts it gets what W&B's server has not. An offline session knows no server and gets
@@ -48,37 +45,44 @@ class ForgivingWandbLogger(WandbLogger):
             run = self.experiment
             run.define_metric("tokens", hidden=True)
             run.define_metric("*", step_metric="tokens", overwrite=True)  # of Lightning's
-            for name, best in COLUMNS.items():
+            for name, best in (COLUMNS | VALIDATED).items():
                 if best != "last":  # W&B's own rule
-                    run.define_metric(f"train/{name}", step_metric="tokens", summary=f"{best},last")
+                    run.define_metric(_shown_as(name), step_metric="tokens", summary=f"{best},last")
             self._logged_until = run.step - 1  # of what the server has
 
         self._forgive(start)
         for row in earlier:
-            self.metrics(row)
+            self.log_row(row)
         self._forgive(self._remove_older_offline_sessions)
 
-    def metrics(self, values: Metrics) -> None:
-        """A sink for training metrics; each step is logged once, however often a run is resumed."""
-        step = int(values["step"])
-        if step <= self._logged_until:
+    def log_row(self, row: Row) -> None:
+        """A sink for what is measured in training; each step is logged once, however often a run is resumed."""
+        if row.step <= self._logged_until:
             return
-        payload = {key if key == "tokens" else f"train/{key}": value for key, value in values.items() if key != "step"}
 
         def log() -> None:
-            self.experiment.log(payload, step=step, commit=True)  # a row that is committed survives a kill
+            payload: dict[str, Any] = {_shown_as(key): value for key, value in row.metrics.items() if key != "step"}
+            payload |= {name: as_histogram(histogram) for name, histogram in row.histograms.items()}
+            self.experiment.log(payload, step=row.step, commit=True)  # a row that is committed survives a kill
 
         self._forgive(log)
 
-    def conclude(self, results: Mapping[str, float], tokens: int, folder: RunFolder) -> None:
-        """Final metrics into the run's summary, their details as tables and histograms, and the SAE if asked for."""
+    def conclude(
+        self, results: Mapping[str, float], tokens: int, folder: RunFolder, *, with_sweep: bool = True
+    ) -> None:
+        """Final metrics into the run's summary, their details as tables and histograms, and the SAE if asked for.
+
+        Args:
+            with_sweep: with this run the last of a sweep, also what the sweep has shown, as a table and Pareto plots.
+        """
 
         def log() -> None:
             from wandb import Artifact
 
             run = self.experiment
             run.summary.update(dict(results))
-            if tables := evaluation_tables(folder.evals):
+            tables = evaluation_tables(folder.evals) | (sweep_tables(folder.path.parent) if with_sweep else {})
+            if tables:
                 run.log({"tokens": tokens, **tables}, commit=True)
             if self._keeps_sae:
                 artifact = Artifact(wandb_id("sae", folder.run_id), type="model", metadata=dict(results))
@@ -148,9 +152,8 @@ def make_wandb_logger(
     )
 
 
-def wandb_id(group: str, run_id: str) -> str:
-    """W&B takes letters, digits, `-`, `_` and `.` in ids, and no more than 128 of them."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{group}-{run_id}")[-128:]
+def _shown_as(name: str) -> str:
+    return name if name == "tokens" or "/" in name else f"train/{name}"
 
 
 def _resolve(mode: str) -> str:
@@ -167,21 +170,11 @@ def _resolve(mode: str) -> str:
 
 
 def _why_offline() -> str | None:
-    import wandb
-
     try:
-        settings = wandb.setup(wandb.Settings(silent=True)).settings
-        logged_in = wandb.login(prompt=False)
+        server, logged_in = log_in()
     except Exception as error:  # noqa: BLE001 - whatever goes wrong in W&B, training goes on
         return f"as W&B refuses ({' '.join(str(error).split())})"
     if not logged_in:
         return "as nobody is logged in (`wandb login`)"
-    if getproxies():
-        return None  # a look past the proxy would tell nothing
-    address = urlparse(settings.base_url)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=_PATIENCE_SECONDS).close()
-    except OSError:
-        return f"as {address.hostname} cannot be reached"
-    return None
+    reason = why_unreachable(server)
+    return None if reason is None else f"as {reason}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from masked_sae.callbacks.curve import CurveFile
+from masked_sae.callbacks.curve import CurveFile, HistogramFile, Row, kept_rows
 
 
 def cells(path: Path) -> list[dict[str, str]]:
@@ -18,16 +18,16 @@ def test_a_resumed_curve_goes_on_after_its_checkpoint_without_rows_that_a_kill_c
     path.write_text("step,tokens,loss\n2,128,0.5\n4,256,0.25\n6,384,0.125\n8,51")
     curve = CurveFile(path, resumed_at=5)
     assert curve.kept == [{"step": 2, "tokens": 128, "loss": 0.5}, {"step": 4, "tokens": 256, "loss": 0.25}]
-    curve({"step": 6, "tokens": 384, "loss": 0.1})
+    curve(Row({"step": 6, "tokens": 384, "loss": 0.1}))
     assert path.read_text() == "step,tokens,loss\n2,128,0.5\n4,256,0.25\n6,384,0.1\n"
 
 
 def test_a_curve_begun_with_other_columns_gets_the_new_ones_and_keeps_the_old(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,tokens,loss,gone\r\n2,128,0.5,1.0\r\n")
-    CurveFile(path, resumed_at=2)({"step": 4, "tokens": 256, "memory": 3.0, "loss": 0.25})
+    CurveFile(path, resumed_at=2)(Row({"step": 4, "tokens": 256, "memory": 3.0, "loss": 0.25}))
     again = CurveFile(path, resumed_at=4)
-    again({"step": 6, "tokens": 384, "memory": 4.0, "loss": 0.125})
+    again(Row({"step": 6, "tokens": 384, "memory": 4.0, "loss": 0.125}))
     assert again.kept[0] == {"step": 2, "tokens": 128, "loss": 0.5, "gone": 1.0}
     expected = [("2", "128", "", "0.5", "1.0"), ("4", "256", "3.0", "0.25", ""), ("6", "384", "4.0", "0.125", "")]
     assert [tuple(row.values()) for row in cells(path)] == expected
@@ -40,5 +40,26 @@ def test_nothing_stays_of_a_curve_without_a_row_before_the_checkpoint(tmp_path: 
     path.write_text(content)
     curve = CurveFile(path, resumed_at=0)
     assert curve.kept == [] and not path.exists()
-    curve({"step": 2, "tokens": 128})
+    curve(Row({"step": 2, "tokens": 128}))
     assert path.read_text() == "step,tokens\n2,128\n"
+
+
+def test_histograms_go_on_after_their_checkpoint_and_join_their_rows(tmp_path: Path) -> None:
+    path, counted = tmp_path / "histograms.jsonl", {"h": {"counts": [1, 2], "edges": [0.0, 0.5, 1.0]}}
+    first = HistogramFile(path, resumed_at=0)
+    for step in (2, 4, 6):
+        first(Row({"step": step, "tokens": 64 * step}, counted if step != 4 else {}))
+    path.write_text(path.read_text() + '{"step": 8, "histo')  # cut by a kill
+    again = HistogramFile(path, resumed_at=5)
+    assert again.kept == {2: counted}
+    again(Row({"step": 6, "tokens": 384}, counted))
+    assert list(HistogramFile(path, resumed_at=6).kept) == [2, 6]
+    (tmp_path / "metrics.csv").write_text("step,tokens\n2,128\n4,256\n6,384\n")
+    curve = CurveFile(tmp_path / "metrics.csv", resumed_at=4)
+    assert [(row.step, row.histograms) for row in kept_rows(curve, again)] == [(2, counted), (4, {})]
+
+
+def test_no_histograms_stay_without_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "histograms.jsonl"
+    HistogramFile(path, resumed_at=0)(Row({"step": 2}, {"h": {"counts": [1], "edges": [0, 1]}}))
+    assert HistogramFile(path, resumed_at=0).kept == {} and not path.exists()

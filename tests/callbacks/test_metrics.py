@@ -8,6 +8,7 @@ import torch
 from composing import small_config
 
 from masked_sae.callbacks.metrics import COLUMNS, peak_memory
+from masked_sae.callbacks.validation import VALIDATED
 from masked_sae.preparation import identify
 from masked_sae.training import train_run
 
@@ -19,7 +20,7 @@ def test_the_lms_time_shows_in_the_rows_whose_steps_began_a_window(
     train_run(config)
     with identify(config, {}).folder.metrics.open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "tokens", *COLUMNS]
+    assert list(rows[0]) == ["step", "tokens", *COLUMNS, *VALIDATED]
     shares = {int(row["step"]): float(row["lm_time_share"]) for row in rows}
     assert [step for step, share in shares.items() if share > 0] == [2, 10, 18]  # a window is eight steps
     assert max(shares.values()) <= 1

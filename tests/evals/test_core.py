@@ -13,9 +13,8 @@ from masked_sae.evals.core import (
     evaluate_core,
     max_decoder_cosine,
     predicted,
-    sequences_to_calibrate,
-    sequences_to_measure,
 )
+from masked_sae.evals.held_out import sequences_to_measure
 from masked_sae.lm import LM
 from masked_sae.saes import InferenceSAE
 from masked_sae.stream import Layout, make_layout
@@ -121,17 +120,9 @@ def test_the_largest_decoder_cosine_is_that_of_the_nearest_other_row() -> None:
     assert max_decoder_cosine(W_dec_FD, chunk=3).mean().item() == pytest.approx((1 + half + half + 1) / 4)
 
 
-def test_no_sequence_both_calibrates_and_measures(neox: LM) -> None:
-    layout = layout_of(neox)
-    measured = sequences_to_measure(layout, 10**6).tolist()
-    calibrated = sequences_to_calibrate(layout, 10**6).tolist()
-    assert sorted([*measured, *calibrated]) == list(range(len(layout)))
-    assert len(sequences_to_measure(layout, 160)) == -(-160 // layout.content_length)
-
-
 def test_the_zero_ablation_of_another_sae_is_this_ones_too(neox: LM) -> None:
     layout = layout_of(neox)
     first = measure(identity(neox.d_in), neox, layout)
     other = replace(identity(neox.d_in), threshold_F=torch.ones(2 * neox.d_in))
-    options = {"tokens": 400, "batch_size": 7, "dense_frequency": 0.1}
-    assert evaluate_core(other, neox, layout, **options, known=first).metrics == measure(other, neox, layout)
+    again = evaluate_core(other, neox, layout, tokens=400, batch_size=7, dense_frequency=0.1, known=first)
+    assert again.metrics == measure(other, neox, layout)

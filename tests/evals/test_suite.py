@@ -13,6 +13,7 @@ from masked_sae.evals.calibration import calibrated
 from masked_sae.evals.reading import ActivationCache
 from masked_sae.evals.suite import Measured, Subject, Suite
 from masked_sae.lm import load_lm
+from masked_sae.report.catalogue import describe
 from masked_sae.saes import InferenceSAE
 from masked_sae.stream import make_layout
 
@@ -38,7 +39,21 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
 
 
 @pytest.fixture(scope="module")
+def ground_truth_suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """The synthetic LM on random tokens."""
+    config = compose(["lm=ground_truth", *SMALL])
+    lm = load_lm(str(ROOT / config.lm.name), config.lm.hook_name)
+    tokens = np.random.default_rng(0).integers(1, len(lm.tokenizer), 4000)
+    cache = ActivationCache(tmp_path_factory.mktemp("cache"), "synthetic", batch_size=32)
+    return Suite(lm, make_layout(tokens, 64, lm.special), cache, config.eval, str(ROOT / config.lm.name))
+
+
+@pytest.fixture(scope="module")
 def sae(suite: Suite) -> InferenceSAE:
+    return random_sae(suite)
+
+
+def random_sae(suite: Suite) -> InferenceSAE:
     """Random directions, about twenty of them active."""
     generator = torch.Generator().manual_seed(0)
     W_dec_FD = torch.nn.functional.normalize(torch.randn(256, suite.d_in, generator=generator), dim=1)
@@ -57,6 +72,15 @@ def test_every_family_says_at_which_l0_it_measured(family: str, suite: Suite, sa
     l0s = [value for key, value in measured.metrics.items() if key.split("/")[-1] == "l0"]
     assert len(l0s) == 1 and 1 < l0s[0] < 256
     assert all(value == value for value in measured.metrics.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reports_describe_every_metric(family: str, suite: Suite, ground_truth_suite: Suite) -> None:
+    measuring = ground_truth_suite if family == "ground_truth" else suite
+    found = measuring.measure(family, Subject(random_sae(measuring))).metrics
+    described = [describe(f"{family}/{key}") for key in found]
+    assert [metric.key for metric in described if metric.label == metric.key or not metric.unit] == []
+    assert len({metric.label for metric in described}) == len(found) > 4
 
 
 @pytest.mark.parametrize("family", ["core", "absorption", "sparse_probing", "tpp", "scr"])

@@ -4,30 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from making import trained
 
 from masked_sae.errors import InputError
-from masked_sae.interop.saelens import export_sae, load_sae
-from masked_sae.saes import SAE, BatchTopKSAE, MatryoshkaSAE, TopKSAE, for_inference
+from masked_sae.interop.saelens import export_sae, load_sae, read_metadata
+from masked_sae.saes import for_inference
 
 SCALE = 0.37
-
-
-def trained(kind: str) -> SAE:
-    generator = torch.Generator().manual_seed(0)
-    if kind == "topk":
-        sae: SAE = TopKSAE(16, 64, 5, generator=generator)
-    elif kind == "batch_topk":
-        sae = BatchTopKSAE(16, 64, 5, generator=generator)
-    else:
-        sae = MatryoshkaSAE(16, 64, 5, groups=[16, 48], generator=generator)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
-    for _ in range(20):
-        optimizer.zero_grad()
-        x_BD = torch.randn(32, 16, generator=generator) + 1
-        sae.training_output(x_BD, x_BD).loss.backward()
-        optimizer.step()
-        sae.normalize_decoder()
-    return sae.eval()
 
 
 @pytest.mark.parametrize("kind", ["topk", "batch_topk", "matryoshka"])
@@ -56,6 +39,7 @@ def test_what_was_saved_is_read_back_to_the_bit(kind: str, tmp_path: Path) -> No
     x_BD = torch.randn(40, 16, generator=torch.Generator().manual_seed(1)) / SCALE
     assert torch.equal(read.encode(x_BD), sae.encode(x_BD)) and torch.equal(read(x_BD), sae(x_BD))
     assert metadata["model_name"] == "tiny"
+    assert read_metadata(tmp_path / "sae") == metadata
 
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
@@ -86,12 +70,18 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
     config = tmp_path / "sae" / "cfg.json"
     text = config.read_text()
     config.write_text(text.replace('"topk"', '"transcoder"'))
-    with pytest.raises(InputError, match="an architecture of jumprelu, topk"):
-        load_sae(tmp_path / "sae")
+    for read in (load_sae, read_metadata):
+        with pytest.raises(InputError, match="an architecture of jumprelu, topk"):
+            read(tmp_path / "sae")
+    config.write_text("{")
+    for read in (load_sae, read_metadata):
+        with pytest.raises(InputError, match="a readable SAE"):
+            read(tmp_path / "sae")
     config.write_text(text.replace('"normalize_activations": "none"', '"normalize_activations": "layer_norm"'))
     with pytest.raises(InputError, match="normalize_activations=none"):
         load_sae(tmp_path / "sae")
     config.write_text(text)
     (tmp_path / "sae" / "sae_weights.safetensors").write_bytes(b"not weights")
+    assert "sae_lens_version" in read_metadata(tmp_path / "sae")  # it reads no weights
     with pytest.raises(InputError, match="a readable SAE"):
         load_sae(tmp_path / "sae")

@@ -78,6 +78,16 @@ def test_every_chart_on_the_page_has_its_data(tmp_path: Path) -> None:
         assert set(json.loads(page.scripts[chart])) == {"data", "layout"}
 
 
+def test_held_out_metrics_are_drawn_where_they_were_measured(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    members[0].folder.metrics.write_text("step,tokens,loss,val/ce_recovered\n1,64,0.5,\n2,128,0.4,0.8\n4,256,0.3,0.9\n")
+    page = report(tmp_path)
+    drawn = [json.loads(page.scripts[chart]) for chart in page.all("div", "data-chart")]
+    (held_out,) = [chart for chart in drawn if "held-out text while" in chart["layout"]["yaxis"]["title"]["text"]]
+    (trace,) = [trace for trace in held_out["data"] if trace["meta"]["labels"]]
+    assert trace["meta"] == {"labels": [members[0].folder.run_id], "lengths": [3]}
+
+
 def test_everything_that_comes_from_data_is_escaped(tmp_path: Path) -> None:
     sweep = tmp_path / "<b>sweep"
     members = make_sweep(sweep, settings={"lm.name": EVIL, "sae.architecture": "</script><script>alert(3)//"}, **SMALL)
@@ -109,6 +119,18 @@ def test_members_without_results_are_named_with_their_reason(tmp_path: Path) -> 
     assert "3 of 27 runs have no results" in shown
     for text in ("the loss is nan (1 of 4 steps)", "its folder is gone", "stopped by SIGTERM (2 of 4 steps)"):
         assert text in shown
+
+
+def test_what_the_runs_were_trained_with_is_told_of_each_kind_and_what_is_not_known(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    old = {"began": "", "step": 0, "commit": "abc123", "versions": {"torch": "2.6.0"}, "device": "<i>GPU", "threads": 2}
+    new = old | {"versions": {"torch": "2.13.0"}}
+    for member in members[:10]:
+        member.folder.attempts.write_text(json.dumps([old, old, new] if member is members[0] else [old]))
+    shown = report(tmp_path).shown
+    assert "10 runs on <i>GPU: commit abc123, torch 2.6.0" in shown
+    assert "1 run on <i>GPU: commit abc123, torch 2.13.0" in shown
+    assert "17 runs do not say" in shown
 
 
 def test_a_sweep_of_which_nothing_is_done_still_gets_a_page(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from composing import small_config
 
 from masked_sae.config import RunConfig
 from masked_sae.preparation import identify
+from masked_sae.runs.identity import run_id
 
 
 @pytest.fixture
@@ -23,6 +24,12 @@ def name(config: RunConfig, swept: dict[str, str] | None = None) -> str:
 def test_it_shows_the_swept_values(config: RunConfig) -> None:
     assert name(config, {"mask.token.rate": "0.1", "sae.k": "4"}).startswith("rate0.1-k4-")
     assert name(config, {"mask.token.replacement": "<|pad|> /x"}).startswith("replacement_pad_x-")
+
+
+def test_it_stays_what_it_was() -> None:
+    """Else runs that are done would be trained again. A new default changes it too, as it should."""
+    config = small_config(Path("owner/lm"), Path("text"), Path("out"), "mask.token.rate=0.1")
+    assert run_id(config, {"sae.k": "4"}, "digest of the text") == "k4-b3c3b4bb"
 
 
 def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Path) -> None:

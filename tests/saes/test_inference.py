@@ -4,25 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from making import trained
 
-from masked_sae.saes import SAE, BatchTopKSAE, InferenceSAE, MatryoshkaSAE, TopKSAE, for_inference
+from masked_sae.saes import InferenceSAE, for_inference
 
 SCALE = 0.2
-
-
-def trained(kind: str) -> SAE:
-    generator = torch.Generator().manual_seed(0)
-    classes = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
-    options = {"groups": [8, 40]} if kind == "matryoshka" else {}
-    sae = classes[kind](12, 48, 4, generator=generator, **options)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
-    for _ in range(15):
-        x_BD = torch.randn(32, 12, generator=generator) + 1
-        optimizer.zero_grad()
-        sae.training_output(x_BD, x_BD).loss.backward()
-        optimizer.step()
-        sae.normalize_decoder()
-    return sae.eval()
 
 
 @pytest.mark.parametrize("kind", ["topk", "batch_topk", "matryoshka"])
@@ -30,27 +16,27 @@ def trained(kind: str) -> SAE:
 def test_the_scale_is_folded_in(kind: str) -> None:
     with torch.enable_grad():
         sae = trained(kind)
-    x_BD = torch.randn(30, 12, generator=torch.Generator().manual_seed(1)) / SCALE
+    x_BD = torch.randn(30, 16, generator=torch.Generator().manual_seed(1)) / SCALE
     fixed = for_inference(sae, SCALE)
     torch.testing.assert_close(fixed.encode(x_BD), sae.encode(x_BD * SCALE) / SCALE, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fixed(x_BD), sae(x_BD * SCALE) / SCALE, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(fixed.W_dec_FD.norm(dim=1), torch.ones(48))
+    torch.testing.assert_close(fixed.W_dec_FD.norm(dim=1), torch.ones(64))
 
 
 def test_a_given_threshold_decides_alone() -> None:
     sae = for_inference(trained("topk"), 1.0).with_threshold(0.7)
-    x_BD = torch.randn(30, 12, generator=torch.Generator().manual_seed(1))
+    x_BD = torch.randn(30, 16, generator=torch.Generator().manual_seed(1))
     pre_BF = sae.pre_activations(x_BD)
     assert torch.equal(sae.encode(x_BD), torch.where(pre_BF > 0.7, pre_BF, 0.0))
 
 
 def test_a_negative_threshold_lets_no_negative_latent_through() -> None:
     sae = for_inference(trained("batch_topk"), 1.0).with_threshold(-1.0)
-    assert (sae.encode(torch.randn(30, 12, generator=torch.Generator().manual_seed(1))) >= 0).all()
+    assert (sae.encode(torch.randn(30, 16, generator=torch.Generator().manual_seed(1))) >= 0).all()
 
 
 def test_either_thresholds_or_k() -> None:
     sae = for_inference(trained("topk"), 1.0)
     with pytest.raises(ValueError, match="either"):
-        replace(sae, threshold_F=torch.zeros(48))
-    assert isinstance(sae, InferenceSAE) and sae.d_in == 12 and sae.d_sae == 48
+        replace(sae, threshold_F=torch.zeros(64))
+    assert isinstance(sae, InferenceSAE) and sae.d_in == 16 and sae.d_sae == 64

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 
+from masked_sae.callbacks.curve import Metrics, Row
+from masked_sae.callbacks.validation import Validation
 from masked_sae.module import SAEModule
 from masked_sae.saes.batch_topk import BatchTopKSAE
 from masked_sae.stopwatch import Stopwatch
 
-Metrics = dict[str, float]
-Sink = Callable[[Metrics], None]
+Sink = Callable[[Row], None]
 
 # What is measured at a step, and which of a metric's values sums up a run. Shares are from 0 to 1; `lm_time_share` is
 # the LM's of the time since the last measured step, `seconds` is the whole run's, memory is the process's on CPU and
@@ -37,21 +38,28 @@ COLUMNS: dict[str, Literal["min", "max", "last"]] = {
 
 
 class MetricsCallback(pl.Callback):
-    """Hands the metrics of every `every`-th step, and of the last, to the sinks.
+    """Hands the metrics of every `every`-th step, of those that are validated, and of the last, to the sinks.
 
     Args:
-        sinks: each is called with the same values.
+        sinks: each is called with the same row.
         batch_size: activations for one step.
         every: steps between two calls.
-        lm_watch: the time that the LM takes.
+        lm_watch: the time that the LM takes for the stream.
+        validation: what is measured on held-out text, and when.
         seconds: spent in training before this attempt.
     """
 
     def __init__(
-        self, sinks: Sequence[Sink], batch_size: int, every: int, lm_watch: Stopwatch, seconds: float = 0.0
+        self,
+        sinks: Sequence[Sink],
+        batch_size: int,
+        every: int,
+        lm_watch: Stopwatch,
+        validation: Validation | None = None,
+        seconds: float = 0.0,
     ) -> None:
         self._sinks, self._batch_size, self._every, self._lm_watch = sinks, batch_size, every, lm_watch
-        self._seconds_before = seconds
+        self._validation, self._seconds_before = validation, seconds
         self._started = self._last_time = time.monotonic()
         self._last_step, self._last_lm_seconds = 0, 0.0
         self._ended: float | None = self._started
@@ -75,11 +83,16 @@ class MetricsCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, SAEModule)
-        if pl_module.step % self._every == 0 or pl_module.step == pl_module.schedule.steps:
+        step, steps = pl_module.step, pl_module.schedule.steps
+        validation = self._validation if self._validation is not None and self._validation.due(step, steps) else None
+        if step % self._every == 0 or step == steps or validation is not None:
             pl_module.refuse_non_finite_loss()
             self.latest = self._measure(pl_module)
+            validated, histograms = ({}, {}) if validation is None else validation.measure(pl_module.sae)
+            row = Row(self.latest | validated, histograms)
             for sink in self._sinks:
-                sink(self.latest)
+                sink(row)
+            self._last_time = time.monotonic()  # neither is training
 
     def _measure(self, module: SAEModule) -> Metrics:
         output = module.output

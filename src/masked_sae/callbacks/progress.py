@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from masked_sae.callbacks.metrics import Metrics
+from masked_sae.callbacks.curve import Row
 from masked_sae.module import SAEModule
 
 
@@ -36,7 +36,8 @@ class ProgressCallback(pl.Callback):
     ) -> None:
         self._bar.update(self._batch_size)
 
-    def __call__(self, metrics: Metrics) -> None:
+    def __call__(self, row: Row) -> None:
+        metrics = row.metrics
         shown = {"loss": metrics["loss"], "L0": metrics["l0"], "EV": metrics["explained_variance"]}
         self._bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masked_sae.evals.held_out import activation_batches
 from masked_sae.lm import LM
 from masked_sae.saes import InferenceSAE
 from masked_sae.saes.selection import largest
@@ -28,15 +29,13 @@ def calibrated(
     Where fewer than `k` are positive on average, the threshold is 0.
 
     Args:
-        indices: sequences of the layout, none of them used for measuring.
+        indices: sequences of the layout, none of them used for the core metrics.
         batch_size: sequences per forward.
     """
     values: list[Tensor] = []
     unseen: list[float] = []  # the largest value that each batch may have kept back
     count = 0
-    for first in range(0, len(indices), batch_size):
-        tokens_NT, kept_NT = layout.read(indices[first : first + batch_size])
-        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)]
+    for *_, x_BD in activation_batches(lm, layout, indices, batch_size):
         count += len(x_BD)
         values.append(_largest_values(sae.pre_activations(x_BD), _SPARE * k * len(x_BD)))
         unseen.append(values[-1].amin().item() if len(values[-1]) == _SPARE * k * len(x_BD) else 0.0)

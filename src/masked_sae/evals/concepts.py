@@ -4,7 +4,6 @@ Axes: N texts, T positions, P read positions of all texts, in order, C concepts,
 """
 
 import keyword
-import math
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masked_sae.errors import InputError
+from masked_sae.evals.held_out import sequences_of_all
 from masked_sae.evals.reading import Reading
 from masked_sae.lm import LM
 from masked_sae.randomness import numpy_generator
@@ -134,11 +134,11 @@ def token_class(
     Raises:
         InputError: the text is too short to have sequences for both.
     """
-    n_sequences = min(math.ceil(tokens / layout.content_length), len(layout))
+    indices = sequences_of_all(layout, tokens)
+    n_sequences = len(indices)
     n_train = int(train_share * n_sequences)
     if n_train < 1 or n_train == n_sequences:
         raise InputError("tokens", tokens, f"enough for 2 or more sequences of {layout.content_length}")
-    indices = np.linspace(0, len(layout) - 1, n_sequences).round().astype(np.int64)
     tokens_NT, kept_NT = layout.read(indices)
     reading = Reading(tokens_NT, torch.full((n_sequences,), tokens_NT.shape[1]), kept_NT)
     order = numpy_generator(seed, "token class").permutation(n_sequences)

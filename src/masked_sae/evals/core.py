@@ -3,23 +3,21 @@
 Axes: N sequences, T positions, B activations, D `d_in`, F `d_sae`, V vocabulary.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from masked_sae.evals.held_out import activation_batches, sequences_to_measure
 from masked_sae.lm import LM
 from masked_sae.randomness import numpy_generator
 from masked_sae.saes import InferenceSAE
 from masked_sae.stream import Layout
 
-_CALIBRATES = 4  # every so many held-out sequences, one
 _BINS = 64  # of a histogram
 _MLM_SHARE = 0.15  # of the tokens, which an encoder has to predict (Devlin et al. 2018, arXiv 1810.04805)
 
@@ -194,9 +192,7 @@ def evaluate_core(
     indices = sequences_to_measure(layout, tokens)
     sums = ReconstructionSums(sae.d_in, sae.d_sae)
     predictions = PredictionSums()
-    for first in range(0, len(indices), batch_size):
-        tokens_NT, kept_NT = layout.read(indices[first : first + batch_size])
-        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)]
+    for first, tokens_NT, kept_NT, x_BD in activation_batches(lm, layout, indices, batch_size):
         f_BF = sae.encode(x_BD)
         sums.add(x_BD, f_BF, sae.decode(f_BF))
         if lm.objective is not None:
@@ -209,25 +205,6 @@ def evaluate_core(
     if predictions.count:
         metrics |= asdict(predictions.metrics(zero))
     return CoreMeasurement(metrics, sums.frequency_F, cosine_F)
-
-
-def sequences_to_measure(layout: Layout, tokens: int) -> NDArray[np.int64]:
-    """Sequences with about `tokens` tokens, spread over the layout, so that a few still see many documents.
-
-    None of them sets a threshold: see `sequences_to_calibrate`.
-    """
-    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES != _CALIBRATES - 1)
-
-
-def sequences_to_calibrate(layout: Layout, tokens: int) -> NDArray[np.int64]:
-    """Every fourth sequence, or as many as have about `tokens` tokens."""
-    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES == _CALIBRATES - 1)
-
-
-def _spread(layout: Layout, tokens: int, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    candidates = chosen.nonzero()[0] if chosen.any() else np.arange(len(layout))  # of a very short text: all
-    n_sequences = min(math.ceil(tokens / layout.content_length), len(candidates))
-    return candidates[np.linspace(0, len(candidates) - 1, n_sequences).round().astype(np.int64)]
 
 
 def at_kept(change: Callable[[Tensor], Tensor], kept_NT: Tensor) -> Callable[[Tensor], Tensor]:

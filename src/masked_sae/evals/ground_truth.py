@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from masked_sae.evals.held_out import activation_batches, sequences_drawn
 from masked_sae.ground_truth.truth import Truth
 from masked_sae.lm import LM
 from masked_sae.randomness import numpy_generator
@@ -168,10 +169,8 @@ def evaluate_ground_truth(
     """
     fires: list[Tensor] = []
     coefficients: list[Tensor] = []
-    order = numpy_generator(seed, "ground truth sequences").permutation(len(layout))
-    chosen = order[: math.ceil(tokens / layout.content_length)]
-    for first in range(0, len(chosen), batch_size):
-        tokens_NT, kept_NT = layout.read(chosen[first : first + batch_size])
-        fires.append(encode(lm.activations(tokens_NT)[kept_NT.to(lm.device)]) > 0)
+    indices = sequences_drawn(layout, tokens, numpy_generator(seed, "ground truth sequences"))
+    for _, tokens_NT, kept_NT, x_BD in activation_batches(lm, layout, indices, batch_size):
+        fires.append(encode(x_BD) > 0)
         coefficients.append(truth.true_features(tokens_NT)[kept_NT].to(lm.device))
     return ground_truth_metrics(W_dec_FD, torch.cat(fires), torch.cat(coefficients), truth.to(lm.device))

@@ -58,28 +58,44 @@ def load_sae(folder: Path) -> tuple[InferenceSAE, dict[str, Any]]:
     Raises:
         InputError: the folder holds none, or one that does more than encode and decode an activation.
     """
+    config = _read_config(folder)
+    try:
+        weights = {name: tensor.float() for name, tensor in load_file(folder / _WEIGHTS).items()}
+        return _assemble(config, weights), dict(config.get("metadata") or {})
+    except (ValueError, SafetensorError) as error:
+        raise InputError("sae", folder, f"a readable SAE ({error})") from error
+    except KeyError as error:
+        raise InputError("sae", folder, f"an SAE of its architecture: {error} is missing") from error
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of an SAE, without its weights.
+
+    Raises:
+        InputError: as `load_sae`, as far as `cfg.json` tells.
+    """
+    return dict(_read_config(folder).get("metadata") or {})
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise InputError("sae", folder, f"a folder in SAELens' format: it holds no {name}")
     try:
         config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
-        weights = {name: tensor.float() for name, tensor in load_file(folder / _WEIGHTS).items()}
-        return _assemble(folder, config, weights), dict(config.get("metadata") or {})
-    except (ValueError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError("sae", folder, f"a readable SAE ({' '.join(str(error).split())})") from error
-    except KeyError as error:
-        raise InputError("sae", folder, f"an SAE of its architecture: {error} is missing") from error
-
-
-def _assemble(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> InferenceSAE:
+    except ValueError as error:
+        raise InputError("sae", folder, f"a readable SAE ({error})") from error
     architecture = config.get("architecture")
     if architecture not in READABLE:
         raise InputError("sae", folder, f"an architecture of {', '.join(READABLE)}; this is {architecture}")
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") not in ("none", None):
             raise InputError("sae", folder, f"{key}=none (fold it into the weights first); this has {config[key]}")
+    return config
+
+
+def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> InferenceSAE:
+    architecture = config["architecture"]
     W_enc_DF, W_dec_FD, b_dec_D = weights["W_enc"], weights["W_dec"], weights["b_dec"]
     threshold_F: Tensor | None = None
     k: int | None = None

@@ -44,6 +44,7 @@ class _Entry:
 
 _ENTRIES = (
     _Entry("core/l0", "L0", "latents per token", "mean number of active latents on held-out clean text"),
+    _Entry("core/l1", "L1", "activation", "mean sum of the latents"),
     _Entry(
         "core/explained_variance", "Explained variance", "share", "1 - E‖x-x̂‖² / E‖x-E x‖²", "higher", headline=True
     ),
@@ -59,8 +60,28 @@ _ENTRIES = (
     _Entry(r"core/(ce|kl)_(\w+)", "{0} ({1})", "nats per token", "cross entropy or divergence of the LM's predictions"),
     _Entry("core/mse", "MSE", "per dimension", "E‖x-x̂‖² / d_in", "lower"),
     _Entry("core/cosine_similarity", "Cosine similarity", "cosine", "mean of cos(x, x̂)", "higher"),
+    _Entry("core/l2_ratio", "L2 ratio", "ratio", "mean of ‖x̂‖ / ‖x‖: under 1 where reconstructions shrink"),
+    _Entry(
+        "core/relative_reconstruction_bias",
+        "Relative reconstruction bias",
+        "ratio",
+        "E‖x̂‖² / E[x·x̂]: under 1 where reconstructions shrink (arXiv 2404.16014)",
+    ),
+    _Entry("core/alive_latents", "Alive latents", "share", "latents that fire on some held-out activation", "higher"),
     _Entry("core/dead_latents", "Dead latents", "share", "latents that fire on no held-out activation", "lower"),
+    _Entry(
+        "core/frequency_over_1_percent",
+        "Latents over 1 %",
+        "share",
+        "latents that fire on over 1 % of held-out activations",
+    ),
     _Entry("core/dense_latents", "Dense latents", "share", "latents that fire on over eval.dense_frequency of tokens"),
+    _Entry(
+        "core/max_decoder_cosine",
+        "Max decoder cosine",
+        "cosine",
+        "largest cosine of a latent's decoder row with another's, in the mean over latents",
+    ),
     _Entry("core/tokens", "Tokens measured", "activations", "held-out activations measured"),
     _Entry(
         r"absorption/(\w+)/full_absorption",
@@ -93,6 +114,24 @@ _ENTRIES = (
         "what absorbing latents carry of what they and the main latents carry",
         "lower",
     ),
+    _Entry(
+        r"absorption/(\w+)/split_latents_by_contribution",
+        "Split latents by contribution ({0})",
+        "latents per concept",
+        "the same, with the concept's latents chosen by their contribution to a probe",
+    ),
+    _Entry(
+        r"absorption/(\w+)/split_latents",
+        "Split latents ({0})",
+        "latents per concept",
+        "latents that stand for one concept: as many as still raise the F1 of a probe on them",
+    ),
+    _Entry(
+        r"absorption/(\w+)/concepts",
+        "Concepts measured ({0})",
+        "concepts",
+        "those that the LM's activations tell: with fewer than eval needs, absorption is not measured",
+    ),
     _Entry(r"absorption/(\w+)/l0", "L0 (absorption, {0})", "latents per token", "on the activations measured"),
     _Entry(
         r"sparse_probing/top_1",
@@ -109,7 +148,16 @@ _ENTRIES = (
         "test accuracy of a probe on the best latents",
         "higher",
     ),
+    _Entry(
+        "sparse_probing/all_latents", "Probing, all latents", "accuracy", "test accuracy of a probe on all", "higher"
+    ),
     _Entry("sparse_probing/lm", "Probing the LM", "accuracy", "of a probe on the LM's activations"),
+    _Entry(
+        r"sparse_probing/lm_top_(\d+)",
+        "Probing the LM, {0} of its dimensions",
+        "accuracy",
+        "of a probe on the best dimensions of the LM's activations",
+    ),
     _Entry(r"(tpp|scr|sparse_probing|ood|ground_truth)/l0", "L0 ({0})", "latents per token", "on what was measured"),
     _Entry(
         "tpp/top_20",
@@ -121,6 +169,13 @@ _ENTRIES = (
     ),
     _Entry(r"tpp/top_(\d+)", "TPP, {0} latents", "accuracy difference", "targeted probe perturbation", "higher"),
     _Entry(
+        r"tpp/(intended|unintended)_(\d+)",
+        "TPP {0}, {1} latents",
+        "accuracy difference",
+        "drop of probe accuracy by ablating latents: intended, of their own class; unintended, of the others",
+    ),
+    _Entry("tpp/clean_accuracy", "TPP, accuracy before", "accuracy", "of the probes without ablation"),
+    _Entry(
         "scr/top_20",
         "SCR, 20 latents",
         "share",
@@ -129,6 +184,12 @@ _ENTRIES = (
         headline=True,
     ),
     _Entry(r"scr/top_(\d+)", "SCR, {0} latents", "share", "spurious correlation removed", "higher"),
+    _Entry(
+        r"scr/(clean|biased)_accuracy",
+        "SCR, accuracy of the {0} probe",
+        "accuracy",
+        "without ablation, on balanced texts; the biased probe was trained on a spurious correlation",
+    ),
     _Entry(
         "ood/gap",
         "OOD gap",
@@ -139,8 +200,22 @@ _ENTRIES = (
     ),
     _Entry(r"ood/gap_(low|high)", "OOD gap, {0} end", "AUC", "of its bootstrap interval within the run"),
     _Entry("ood/lm_gap", "OOD gap of the LM", "AUC", "the same for probes on the LM's activations"),
+    _Entry(r"ood/lm_gap_(low|high)", "OOD gap of the LM, {0} end", "AUC", "of its bootstrap interval within the run"),
     _Entry("ood/auc_latents_oracle", "OOD AUC, oracle", "AUC", "of the probe trained on the shifted set", "higher"),
     _Entry("ood/auc_latents", "OOD AUC", "AUC", "on the shifted set, trained in distribution", "higher"),
+    _Entry("ood/auc_latents_in_distribution", "AUC in distribution", "AUC", "where it was trained", "higher"),
+    _Entry("ood/auc_lm_oracle", "OOD AUC of the LM, oracle", "AUC", "the same for probes on the LM's activations"),
+    _Entry("ood/auc_lm", "OOD AUC of the LM", "AUC", "the same for probes on the LM's activations"),
+    _Entry("ood/auc_lm_in_distribution", "AUC of the LM in distribution", "AUC", "likewise, where it was trained"),
+    _Entry(
+        r"ood/auc_(latents|lm)_(low|high)", "OOD AUC ({0}), {1} end", "AUC", "of its bootstrap interval within the run"
+    ),
+    _Entry(
+        r"ood/auc_(latents|lm)_oracle_(low|high)",
+        "OOD AUC, oracle ({0}), {1} end",
+        "AUC",
+        "of its bootstrap interval within the run",
+    ),
     _Entry(
         "ground_truth/absorption_rate",
         "Absorption rate (ground truth)",
@@ -158,6 +233,20 @@ _ENTRIES = (
         headline=True,
     ),
     _Entry("ground_truth/recovered", "Features recovered (ground truth)", "share", "of the true features", "higher"),
+    _Entry(
+        "ground_truth/parent_recall_with_child",
+        "Parent recall beside a child (ground truth)",
+        "share",
+        "parent and child active in truth: the parent's latent fires",
+        "higher",
+    ),
+    _Entry(
+        "ground_truth/parent_recall_alone",
+        "Parent recall alone (ground truth)",
+        "share",
+        "parent active in truth without a child: its latent fires",
+        "higher",
+    ),
     _Entry("ground_truth/false_firing", "False firing (ground truth)", "share", "latent active, feature not", "lower"),
 )
 

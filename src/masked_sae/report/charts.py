@@ -14,13 +14,24 @@ from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
 from masked_sae.report.findings import Finding
 from masked_sae.report.runs import Runs, read_curve
-from masked_sae.report.series import axis_limits, dash, fronts, look, positions, spread
+from masked_sae.report.series import (
+    Series,
+    dash,
+    differences,
+    fronts,
+    levels,
+    look,
+    position_limits,
+    positions,
+    series_limits,
+)
 
 _POINTS = 40  # of each training curve
 _CURVES = {
     "loss": "Training loss",
     "explained_variance": "Explained variance while training",
     "l0": "L0 while training",
+    "val/ce_recovered": "CE loss recovered on held-out text while training",
 }
 _GREY = "#e4e4e4"
 
@@ -31,7 +42,6 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
     all_fronts = fronts(runs, design, metric)
     for front in all_fronts:
         style = look(front.arm, len(design.arms))
-        name = ", ".join(part for part in (design.arms[front.arm].label, design.strata[front.stratum]) if part)
         group = f"{front.stratum}/{front.arm}"
         figure.add_trace(
             go.Scatter(
@@ -41,7 +51,7 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
                 error_y=_bars(front.value_K, *front.value_range_2K),
                 customdata=front.count_K,
                 mode="lines+markers",
-                name=_text(name),
+                name=_text(front.name),
                 legendgroup=group,
                 line={"color": style.colour, "dash": dash(front.stratum)[1], "width": 2},
                 marker={"symbol": style.symbol, "size": 9},
@@ -57,7 +67,7 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
                     for run, folder in zip(front.runs["run_id"], front.runs["folder"], strict=True)
                 ],
                 mode="markers",
-                name=_text(name),
+                name=_text(front.name),
                 legendgroup=group,
                 showlegend=False,
                 marker={"symbol": f"{style.symbol}-open", "size": 7, "color": style.colour, "opacity": 0.7},
@@ -72,75 +82,64 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
 def level_chart(design: Design, finding: Finding) -> go.Figure:
     """The metric at each sparsity against the mask rate, with 95 % intervals over seeds."""
     figure = _response_figure(design, _title(finding.metric))
-    sparsities = sorted({sparsity for _, sparsity in finding.level})
-    values: list[float] = []
-    ends: list[float] = []
-    for i, sparsity in enumerate(sparsities):
-        arms = [arm for arm in range(len(design.arms)) if (arm, sparsity) in finding.level]
-        levels = [finding.level[arm, sparsity] for arm in arms]
-        points = [(level.mean, level.low, level.high) for level in levels]
-        l0s = [finding.l0_level[arm, sparsity].mean for arm in arms]
-        notes = [f"L0 {l0:.3g}, {level.count} seed(s)" for l0, level in zip(l0s, levels, strict=True)]
-        _add(figure, design, (i, len(sparsities)), arms, points, notes, design.sparsities[sparsity] or "all runs")
-        values += [level.mean for level in levels]
-        ends += [end for level in levels for end in (level.low, level.high)]
-    _limit(figure, values, ends)
-    return figure
+    lines = levels(design, finding)
+    for line in lines:
+        notes = [f"L0 {l0:.3g}, {seeds} seed(s)" for l0, seeds in zip(line.l0_K, line.seeds_K, strict=True)]
+        _add(figure, design, line, notes)
+    return _limited(figure, series_limits(lines))
 
 
 def difference_chart(design: Design, finding: Finding) -> go.Figure:
     """Masked minus unmasked at matched L0 against the mask rate, with 95 % intervals of the paired differences."""
     figure = _response_figure(design, "masked minus unmasked")
-    values, ends = [0.0], [0.0]
-    for i, l0 in enumerate(finding.l0_G):
-        items = [item for item in finding.comparisons if np.isfinite(item.at_l0[i].estimate)]
-        found = [item.at_l0[i] for item in items]
-        arms = [design.arms.index(item.arm) for item in items]
-        points = [(difference.estimate, difference.low, difference.high) for difference in found]
-        notes = [f"{difference.seeds} seed(s)" for difference in found]
-        _add(figure, design, (i, len(finding.l0_G)), arms, points, notes, f"L0 {l0:.3g}")
-        values += [difference.estimate for difference in found]
-        ends += [end for difference in found for end in (difference.low, difference.high)]
+    lines = differences(design, finding)
+    for line in lines:
+        _add(figure, design, line, [f"{seeds} seed(s)" for seeds in line.seeds_K])
     figure.add_hline(y=0, line={"color": "#666", "width": 1})
-    _limit(figure, values, ends)
-    return figure
+    return _limited(figure, series_limits(lines, 0.0))
 
 
 def curve_charts(runs: Runs, design: Design) -> list[tuple[str, go.Figure]]:
     """Training curves of all runs laid over each other, one trace for each way of masking; also of unfinished runs."""
-    curves = {index: _thinned(read_curve(Path(folder))) for index, folder in runs.table["folder"].items()}
+    whole = {index: read_curve(Path(folder)) for index, folder in runs.table["folder"].items()}
     names = [arm.label for arm in design.arms]
-    other = [index for index in runs.unfinished.index if not curves[index].empty]
+    other = [index for index in runs.unfinished.index if not whole[index].empty]
     members = [(name, list(design.places.index[design.places["arm"] == arm])) for arm, name in enumerate(names)]
     if other:
         members.append(("not finished", other))
     charts: list[tuple[str, go.Figure]] = []
     for column, title in _CURVES.items():
-        if not any(column in curve for curve in curves.values()):
+        curves = {index: _thinned(curve, column) for index, curve in whole.items() if column in curve}
+        if not curves:
             continue
         figure = _figure("activations trained on", title)
         for place, (name, indices) in enumerate(members):
-            style = look(place, len(members))
-            shown = [index for index in indices if column in curves[index]]
-            x, y = _joined([curves[index] for index in shown], column)
-            labels = [_text(str(runs.table.at[index, "run_id"])) for index in shown]
-            figure.add_trace(
-                go.Scatter(
-                    x=x,
-                    y=y,
-                    meta={"labels": labels, "lengths": [len(curves[index]) + 1 for index in shown]},  # page.js: text
-                    mode="lines",
-                    name=_text(name),
-                    line={"color": style.colour, "width": 1, "dash": "dot" if name == "not finished" else "solid"},
-                    opacity=0.6,
-                    hovertemplate="%{text}<br>%{x:.3s} activations<br>%{y:.4g}<extra></extra>",
-                )
-            )
+            shown = [(str(runs.table.at[index, "run_id"]), curves[index]) for index in indices if index in curves]
+            dashed = "dot" if name == "not finished" else "solid"
+            figure.add_trace(_curve_trace(name, shown, column, look(place, len(members)).colour, dashed))
         if column == "loss":
-            losses = [curve[column].to_numpy(dtype=np.float64) for curve in curves.values() if column in curve]
+            losses = [curve[column].to_numpy(dtype=np.float64) for curve in curves.values()]
             figure.update_yaxes(type="log", **_log_ticks(np.concatenate(losses), 10.0))
         charts.append((title, figure))
     return charts
+
+
+def _curve_trace(
+    name: str, curves: Sequence[tuple[str, pd.DataFrame]], column: str, colour: str, dashed: str
+) -> go.Scatter:
+    """One column of the curves of these runs."""
+    x, y = _joined([curve for _, curve in curves], column)
+    lengths = [len(curve) + 1 for _, curve in curves]
+    return go.Scatter(
+        x=x,
+        y=y,
+        meta={"labels": [_text(run) for run, _ in curves], "lengths": lengths},  # page.js makes the text of it
+        mode="lines",
+        name=_text(name),
+        line={"color": colour, "width": 1, "dash": dashed},
+        opacity=0.6,
+        hovertemplate="%{text}<br>%{x:.3s} activations<br>%{y:.4g}<extra></extra>",
+    )
 
 
 def _figure(x_title: str, y_title: str) -> go.Figure:
@@ -163,37 +162,25 @@ def _response_figure(design: Design, y_title: str) -> go.Figure:
     x_A, labels = positions(design)
     figure = _figure("mask rate" if labels is None else "", y_title)
     texts = [f"{x:g}" for x in x_A] if labels is None else [_text(label) for label in labels]
-    margin = 0.08 * float(np.ptp(x_A)) or 0.05
-    figure.update_xaxes(tickvals=x_A, ticktext=texts, range=[x_A.min() - margin, x_A.max() + margin])
+    figure.update_xaxes(tickvals=x_A, ticktext=texts, range=position_limits(x_A))
     return figure
 
 
-def _add(
-    figure: go.Figure,
-    design: Design,
-    place: tuple[int, int],
-    arms: Sequence[int],
-    points: Sequence[tuple[float, float, float]],
-    notes: Sequence[str],
-    name: str,
-) -> None:
-    if not arms:
-        return
-    style = look(*place)
-    mean, low, high = np.array(points).T
-    labels = [f"{_text(design.arms[arm].label)}, {_text(note)}" for arm, note in zip(arms, notes, strict=True)]
+def _add(figure: go.Figure, design: Design, line: Series, notes: Sequence[str]) -> None:
+    style = look(line.place, line.count)
+    labels = [f"{_text(design.arms[arm].label)}, {_text(note)}" for arm, note in zip(line.arms, notes, strict=True)]
     figure.add_trace(
         go.Scatter(
-            x=spread(design, arms, *place),
-            y=mean,
-            error_y=_bars(mean, low, high),
+            x=line.x_K,
+            y=line.mean_K,
+            error_y=_bars(line.mean_K, line.low_K, line.high_K),
             text=[
-                label + (f"<br>95 % interval {a:.4g} to {b:.4g}" if np.isfinite(a) else "")
-                for label, a, b in zip(labels, low, high, strict=True)
+                label + (f"<br>95 % interval {low:.4g} to {high:.4g}" if np.isfinite(low) else "")
+                for label, low, high in zip(labels, line.low_K, line.high_K, strict=True)
             ],
             mode="lines+markers",
-            name=_text(name),
-            line={"color": style.colour, "dash": dash(place[0])[1], "width": 2},
+            name=_text(line.name),
+            line={"color": style.colour, "dash": dash(line.place)[1], "width": 2},
             marker={"symbol": style.symbol, "size": 8},
             hovertemplate="%{text}<br>%{y:.4g}",
         )
@@ -211,13 +198,15 @@ def _bars(mean: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.
     }
 
 
-def _limit(figure: go.Figure, values: Sequence[float], ends: Sequence[float]) -> None:
-    limits = axis_limits(np.array(values, dtype=np.float64), np.array(ends, dtype=np.float64))
+def _limited(figure: go.Figure, limits: tuple[float, float] | None) -> go.Figure:
     if limits is not None:
         figure.update_yaxes(range=limits)
+    return figure
 
 
-def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
+def _thinned(curve: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows where it was measured, or some of them."""
+    curve = curve[["tokens", column]].dropna()
     if len(curve) <= _POINTS:
         return curve
     return curve.iloc[np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))]

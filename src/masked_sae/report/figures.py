@@ -9,14 +9,23 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
-from numpy.typing import NDArray
 
 from masked_sae.files import write_aside
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
 from masked_sae.report.findings import Finding
 from masked_sae.report.runs import Runs
-from masked_sae.report.series import axis_limits, dash, fronts, look, positions, spread
+from masked_sae.report.series import (
+    Series,
+    dash,
+    differences,
+    fronts,
+    levels,
+    look,
+    position_limits,
+    positions,
+    series_limits,
+)
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -54,7 +63,6 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
     axes = figure.add_subplot()
     for front in fronts(runs, design, metric):
         style = look(front.arm, len(design.arms))
-        label = ", ".join(part for part in (design.arms[front.arm].label, design.strata[front.stratum]) if part)
         axes.errorbar(
             front.l0_K,
             front.value_K,
@@ -64,7 +72,7 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
             marker=style.marker,
             linestyle=dash(front.stratum)[0],
             elinewidth=0.7,
-            label=label,
+            label=front.name,
         )
     _log_l0(axes)
     axes.set(xlabel=_l0_label(metric), ylabel=_label(metric))
@@ -77,74 +85,38 @@ def response_figure(design: Design, finding: Finding) -> Figure:
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     x_A, labels = positions(design)
-    sparsities = sorted({sparsity for _, sparsity in finding.level})
-    values: list[float] = []
-    ends: list[float] = []
-    for i, sparsity in enumerate(sparsities):
-        arms = [arm for arm in range(len(design.arms)) if (arm, sparsity) in finding.level]
-        levels = [finding.level[arm, sparsity] for arm in arms]
-        values += [level.mean for level in levels]
-        ends += [end for level in levels for end in (level.low, level.high)]
-        _draw(
-            left,
-            spread(design, arms, i, len(sparsities)),
-            (i, len(sparsities)),
-            [(level.mean, level.low, level.high) for level in levels],
-            design.sparsities[sparsity] or "all",
-        )
+    at_sparsity, at_l0 = levels(design, finding), differences(design, finding)
+    _draw(left, at_sparsity, series_limits(at_sparsity))
     left.set(ylabel=_label(finding.metric))
-    _limit(left, values, ends)
-    masked = [(design.arms.index(item.arm), item) for item in finding.comparisons]
-    values, ends = [0.0], []
-    for i, l0 in enumerate(finding.l0_G):
-        shown = [(arm, item.at_l0[i]) for arm, item in masked if np.isfinite(item.at_l0[i].estimate)]
-        values += [difference.estimate for _, difference in shown]
-        ends += [end for _, difference in shown for end in (difference.low, difference.high)]
-        points = [(difference.estimate, difference.low, difference.high) for _, difference in shown]
-        x = spread(design, [arm for arm, _ in shown], i, len(finding.l0_G))
-        _draw(right, x, (i, len(finding.l0_G)), points, f"L0 {l0:.3g}")
+    _draw(right, at_l0, series_limits(at_l0, 0.0))
     right.axhline(0, color="0.4", linewidth=0.8)
     right.set(ylabel="masked minus unmasked")
-    _limit(right, values, ends)
     for axes, where in ((left, "at the sparsity set"), (right, "at matched L0")):
         axes.set_xlabel(where if labels else f"mask rate, {where}")
         if labels:
             axes.set_xticks(x_A, labels, rotation=20, ha="right")
         else:
             axes.set_xticks(x_A, [f"{x:g}" for x in x_A])
-        margin = 0.08 * float(np.ptp(x_A)) or 0.05
-        axes.set_xlim(x_A.min() - margin, x_A.max() + margin)
+        axes.set_xlim(*position_limits(x_A))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return figure
 
 
-def _draw(
-    axes: Axes,
-    x: NDArray[np.float64],
-    place: tuple[int, int],
-    points: Sequence[tuple[float, float, float]],
-    label: str,
-) -> None:
-    if not points:
-        return
-    style = look(*place)
-    mean, low, high = np.array(points).T
-    axes.errorbar(
-        x,
-        mean,
-        yerr=np.stack([mean - low, high - mean]),
-        color=style.colour,
-        marker=style.marker,
-        linestyle=dash(place[0])[0],
-        elinewidth=0.8,
-        capsize=2,
-        label=label,
-    )
-
-
-def _limit(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> None:
-    limits = axis_limits(np.array(values, dtype=np.float64), np.array(ends, dtype=np.float64))
+def _draw(axes: Axes, lines: Sequence[Series], limits: tuple[float, float] | None) -> None:
+    for line in lines:
+        style = look(line.place, line.count)
+        axes.errorbar(
+            line.x_K,
+            line.mean_K,
+            yerr=np.stack([line.mean_K - line.low_K, line.high_K - line.mean_K]),
+            color=style.colour,
+            marker=style.marker,
+            linestyle=dash(line.place)[0],
+            elinewidth=0.8,
+            capsize=2,
+            label=line.name,
+        )
     if limits is not None:
         axes.set_ylim(*limits)
 

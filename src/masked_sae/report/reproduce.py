@@ -2,20 +2,36 @@
 
 import re
 import shlex
-import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from masked_sae.report.design import distinct, show_setting
 from masked_sae.report.runs import Runs
+from masked_sae.runs.attempts import find_commit, find_versions, read_attempts
+from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.identity import HOW
 
-_PACKAGES = "masked-sae torch transformers transformer-lens sae-lens numpy scipy pandas".split()
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
-_ELSEWHERE = ("output_dir", "force", "detach", "trainer.", "logger.", "data.store_dir")  # how, not what
+_ELSEWHERE = HOW  # seed, name, paths of the text and what is measured belong to the command
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """Attributes:
+    runs: how many were trained so, in whole or in part.
+    commit: of the working tree, with a note where it had changes; empty outside a checkout.
+    versions: of Python, this project and what it builds on.
+    device: the CPU's or GPU's name; empty for a report.
+    """
+
+    runs: int
+    commit: str
+    versions: Mapping[str, str]
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,15 +40,17 @@ class Reproduction:
     sweep: the command that trains all of them; empty where they are no whole grid.
     run: the command that trains one of them again, from its own configuration.
     report: the command that writes this report.
-    versions: of this project and what it builds on, on the machine that wrote the report.
-    commit: of the working tree there, with a note where it had changes; empty outside a checkout.
+    trained: with what the runs were trained, as far as they say; most runs first.
+    untold: runs with results that do not say.
+    written: with what the report was written.
     """
 
     sweep: str
     run: str
     report: str
-    versions: Mapping[str, str]
-    commit: str
+    trained: tuple[MadeWith, ...]
+    untold: int
+    written: MadeWith
 
 
 def reproduce(runs: Runs, sweeps: Sequence[Path], defaults: Mapping[str, Any] | None) -> Reproduction:
@@ -49,9 +67,22 @@ def reproduce(runs: Runs, sweeps: Sequence[Path], defaults: Mapping[str, Any] | 
         _sweep_command(runs, defaults) if len(sweeps) == 1 and defaults else "",
         f"{run} hydra.run.dir=. hydra.output_subdir=null",
         f"python -m src.report {shlex.quote(f'sweep={folders}')}",
-        {name: found for name in _PACKAGES if (found := _version(name))},
-        _commit(),
+        *_trained_with(runs),
+        MadeWith(0, find_commit(), find_versions()),
     )
+
+
+def _trained_with(runs: Runs) -> tuple[tuple[MadeWith, ...], int]:
+    """What the runs say, equal answers counted, and how many say nothing."""
+    counts: Counter[tuple[str, tuple[tuple[str, str], ...], str]] = Counter()
+    untold = 0
+    for folder in runs.table["folder"]:
+        run = RunFolder(Path(folder))
+        attempts = read_attempts(run.attempts)
+        untold += run.results.exists() and not attempts
+        counts.update({(one.commit, tuple(one.versions.items()), one.device) for one in attempts})
+    found = (MadeWith(count, commit, dict(versions), device) for (commit, versions, device), count in counts.items())
+    return tuple(sorted(found, key=lambda made: -made.runs)), untold
 
 
 def _sweep_command(runs: Runs, defaults: Mapping[str, Any]) -> str:
@@ -82,24 +113,3 @@ def _value(value: object) -> str:
         quoted = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{quoted}"'
     return show_setting(value)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if not git("ls-files", str(Path(__file__))):
-            return ""  # installed inside somebody else's checkout
-        changed = " with changes that are not committed" if git("status", "--porcelain", "--untracked-files=no") else ""
-        return git("rev-parse", "HEAD") + changed
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
-from masked_sae.report.findings import by_seed
+from masked_sae.report.findings import Finding, by_seed
 from masked_sae.report.runs import Runs
 
 Array = NDArray[np.float64]
@@ -65,11 +65,13 @@ class Front:
     """One arm of one stratum: a metric against L0, means over seeds with their range.
 
     Attributes:
+        name: of the arm, and of the stratum where there are several.
         l0_K, value_K, count_K: means and numbers of seeds, by increasing L0.
         l0_range_2K, value_range_2K: smallest and largest of the seeds.
         runs: the runs themselves: `l0`, `value`, `run_id`, `folder`, `seed`.
     """
 
+    name: str
     arm: int
     stratum: int
     l0_K: Array
@@ -97,6 +99,7 @@ def fronts(runs: Runs, design: Design, metric: Metric) -> list[Front]:
             own = own.set_axis(["l0", "value", "run_id", "folder"], axis=1).assign(seed=here["seed"])
             found.append(
                 Front(
+                    ", ".join(part for part in (design.arms[arm].label, design.strata[stratum]) if part),
                     arm,
                     stratum,
                     l0["mean"].to_numpy(),
@@ -110,12 +113,89 @@ def fronts(runs: Runs, design: Design, metric: Metric) -> list[Front]:
     return found
 
 
+@dataclass(frozen=True)
+class Series:
+    """One line of a response to masking, with 95 % intervals over seeds.
+
+    Attributes:
+        place, count: which of how many lines it is; some may have nothing to show.
+        x_K: where its points lie, a little beside those of the other lines.
+        arms: of its points, as places in the design.
+        l0_K, seeds_K: mean L0, number of seeds.
+    """
+
+    name: str
+    place: int
+    count: int
+    x_K: Array
+    arms: tuple[int, ...]
+    mean_K: Array
+    low_K: Array
+    high_K: Array
+    l0_K: Array
+    seeds_K: tuple[int, ...]
+
+
+def levels(design: Design, finding: Finding) -> list[Series]:
+    """The metric at each sparsity that was set, one line each."""
+    sparsities = sorted({sparsity for _, sparsity in finding.level})
+    found: list[Series] = []
+    for place, sparsity in enumerate(sparsities):
+        arms = [arm for arm in range(len(design.arms)) if (arm, sparsity) in finding.level]
+        intervals = [finding.level[arm, sparsity] for arm in arms]
+        points = [
+            (item.mean, item.low, item.high, finding.l0_level[arm, sparsity].mean)
+            for arm, item in zip(arms, intervals, strict=True)
+        ]
+        name = design.sparsities[sparsity] or "all runs"
+        found.append(_series(design, name, (place, len(sparsities)), arms, points, [item.count for item in intervals]))
+    return found
+
+
+def differences(design: Design, finding: Finding) -> list[Series]:
+    """Masked minus unmasked at matched L0, one line for each L0 at which something can be said."""
+    found: list[Series] = []
+    for place, l0 in enumerate(finding.l0_G):
+        items = [(design.arms.index(item.arm), item.at_l0[place]) for item in finding.comparisons]
+        items = [(arm, item) for arm, item in items if np.isfinite(item.estimate)]
+        if items:
+            points = [(item.estimate, item.low, item.high, l0) for _, item in items]
+            arms, seeds = [arm for arm, _ in items], [item.seeds for _, item in items]
+            found.append(_series(design, f"L0 {l0:.3g}", (place, len(finding.l0_G)), arms, points, seeds))
+    return found
+
+
+def _series(
+    design: Design,
+    name: str,
+    place: tuple[int, int],
+    arms: Sequence[int],
+    points: Sequence[tuple[float, float, float, float]],
+    seeds: Sequence[int],
+) -> Series:
+    mean_K, low_K, high_K, l0_K = np.array(points, dtype=np.float64).T
+    x_K = spread(design, arms, *place)
+    return Series(name, *place, x_K, tuple(arms), mean_K, low_K, high_K, l0_K, tuple(seeds))
+
+
+def series_limits(shown: Sequence[Series], *values: float) -> tuple[float, float] | None:
+    """`axis_limits` of these lines and values."""
+    means = [np.array(values, dtype=np.float64), *(series.mean_K for series in shown)]
+    ends = [np.array([]), *(end_K for series in shown for end_K in (series.low_K, series.high_K))]
+    return axis_limits(np.concatenate(means), np.concatenate(ends))
+
+
 def positions(design: Design) -> tuple[Array, list[str] | None]:
     """Where the arms lie on an axis: at their mask rates, or, where they differ in more, side by side with labels."""
     rates = [arm.rate for arm in design.arms]
     if any(rate is None for rate in rates):
         return np.arange(len(rates), dtype=np.float64), [arm.label for arm in design.arms]
     return np.array(rates, dtype=np.float64), None
+
+
+def position_limits(x_A: Array) -> tuple[float, float]:
+    margin = 0.08 * float(np.ptp(x_A)) or 0.05
+    return float(x_A.min()) - margin, float(x_A.max()) + margin
 
 
 def spread(design: Design, arms: Sequence[int], place: int, count: int) -> Array:

@@ -25,6 +25,16 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def histograms(self) -> Path:
+        """Of latents, at the steps that were validated."""
+        return self.path / "histograms.jsonl"
+
+    @property
+    def attempts(self) -> Path:
+        """What each attempt to train the run was made with."""
+        return self.path / "attempts.json"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.json"
 

@@ -11,18 +11,9 @@ from typing import Any
 from masked_sae.config import RunConfig
 
 # Settings that say where or how a run is done, not what comes out of it.
-_NOT_RESULT = (
-    "name",
-    "output_dir",
-    "force",
-    "detach",
-    "trainer",
-    "logger",
-    "data.path",
-    "data.store_dir",
-    "lm.name",
-    "eval",
-)
+HOW = ("output_dir", "force", "detach", "trainer", "logger", "data.store_dir")
+# An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
+_NOT_HASHED = (*HOW, "name", "data.path", "lm.name", "eval")
 
 
 def run_id(config: RunConfig, swept: Mapping[str, str], content: str) -> str:
@@ -41,7 +32,7 @@ def run_id(config: RunConfig, swept: Mapping[str, str], content: str) -> str:
 def result_digest(config: RunConfig, content: str) -> str:
     """A digest of every setting that changes the result."""
     settings: dict[str, Any] = asdict(config)
-    for key in _NOT_RESULT:
+    for key in _NOT_HASHED:
         holder = settings
         *parents, last = key.split(".")
         for parent in parents:

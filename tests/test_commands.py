@@ -1,0 +1,86 @@
+"""What the entry points share: folders that are named, keys that are mistyped, and Ctrl-C."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from making import ROOT
+from omegaconf import OmegaConf
+
+from masked_sae.commands import clear_errors, named_folders, store_config
+from masked_sae.errors import InputError
+
+
+def test_a_key_names_one_folder_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = OmegaConf.create({"one": str(tmp_path / "a"), "several": [str(tmp_path / "a"), "~/b"]})
+    assert named_folders("sweep", config.one) == [tmp_path / "a"]
+    assert named_folders("sweep", config.several) == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_a_named_folder_has_to_exist(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"^sae={tmp_path}/b: expected a folder that exists$"):
+        named_folders("sae", [str(tmp_path), str(tmp_path / "b")])
+    with pytest.raises(InputError, match=r"^sweep=nowhere: expected a sweep's folder$"):
+        named_folders("sweep", "nowhere", "a sweep's folder")
+    with pytest.raises(InputError, match=r"^sweep=\[\]: expected"):
+        named_folders("sweep", OmegaConf.create([]))
+
+
+def test_a_stored_configuration_tells_its_keys() -> None:
+    assert store_config("report") == ["sweep", "output_dir", "figures"]
+
+
+def refused(*arguments: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "MASKED_SAE_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_mistyped_key_is_told_with_those_of_its_own_command() -> None:
+    assert refused("src.report", "sweap=runs/a") == (
+        "error: sweap: no such key; expected one of sweep, output_dir, figures"
+    )
+    line = refused("src.evaluate", "swep=runs/a")
+    assert line.startswith("error: swep: no such key; expected one of those in conf/ (near: sweep")
+
+
+def in_clean_up() -> None:
+    """As omegaconf does where Ctrl-C meets it inside a copy."""
+    half_made = None
+    try:
+        raise KeyboardInterrupt
+    finally:
+        half_made._invalidate_flags_cache()  # type: ignore[attr-defined]
+
+
+def wrapped() -> None:
+    try:
+        in_clean_up()
+    except AttributeError as error:
+        raise ConfigCompositionException("In 'train'") from error
+
+
+@pytest.mark.parametrize("interrupted", [in_clean_up, wrapped])
+def test_ctrl_c_stays_one_where_a_library_puts_its_own_error_on_top(
+    interrupted: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as info, clear_errors():
+        interrupted()
+    assert info.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_the_same_error_without_ctrl_c_is_told() -> None:
+    with pytest.raises(AttributeError), clear_errors():
+        None._invalidate_flags_cache()  # type: ignore[attr-defined]
