@@ -1,0 +1,1 @@
+"""A sweep as a saved W&B workspace."""
