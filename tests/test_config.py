@@ -75,6 +75,8 @@ def refusal(overrides: Sequence[str]) -> InputError:
         ("trainer.device=tpu", "auto, cpu, cuda"),
         ("trainer.threads=0", "1"),
         ("trainer.log_every_steps=0", "1"),
+        ("trainer.validate_every_steps=0", "1"),
+        ("trainer.validation_tokens=0", "1"),
         ("trainer.checkpoint_every_steps=0", "1"),
         ("logger.wandb.mode=maybe", "auto, online, offline, disabled"),
         ("name=a/b", "folder name"),

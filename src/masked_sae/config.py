@@ -105,7 +105,7 @@ class TrainerConfig:
     checkpoint_every_steps: int
     progress: bool
     validate_every_steps: int | None = None  # null: never
-    validation_tokens: int = 4096
+    validation_tokens: int = 2048
 
 
 @dataclass

@@ -17,6 +17,8 @@ from masked_sae.runs.folder import RunFolder
 from masked_sae.wandb_server import log_in, wandb_id, why_unreachable
 from masked_sae.wandb_tables import as_histogram, evaluation_tables, sweep_tables
 
+_FINISH_SECONDS = "60"  # without an end to it, a run whose server has gone waits for hours
+
 
 class ForgivingWandbLogger(WandbLogger):
     """Logs to W&B until W&B fails, then warns once and falls silent.
@@ -128,14 +130,16 @@ def make_wandb_logger(
 ) -> ForgivingWandbLogger | None:
     """The run's logger, not yet begun; None where W&B is disabled.
 
-    The W&B id follows from group and run id, so a run that is resumed goes on in the same W&B run; one that does not
-    resume starts it over.
+    The W&B id follows from group and run id, so a run that is resumed goes on in the same W&B run, also one that was
+    stopped before its first checkpoint; any other starts it over.
     """
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", _FINISH_SECONDS)  # read by W&B at its first use
     mode = _resolve(settings.mode)
     if mode == "disabled":
         return None
     os.environ.setdefault("WANDB_SILENT", "true")
     folder.mkdir(parents=True, exist_ok=True)
+    resumes = resumes or any((folder / "wandb").glob("run-*"))  # an online session, of which the server has steps
     return ForgivingWandbLogger(
         project=settings.project,
         entity=settings.entity,
