@@ -109,11 +109,11 @@ def test_an_online_run_that_is_interrupted_goes_on_in_the_same_wandb_run(
         assert first.is_alive()
         time.sleep(0.005)
     os.kill(first.pid, number)
-    first.join(60)
+    first.join(120)
     (run,) = wandb_server.runs.values()
     in_order = number == signal.SIGTERM
     assert (run.preempting, run.exit_codes) == (in_order, [1] if in_order else [])
-    start(config, wandb_server, tmp_path).join(60)
+    start(config, wandb_server, tmp_path).join(120)
     assert list(wandb_server.runs.values()) == [run]
     assert run.sessions == ["new", "resumes"]
     assert run.exit_codes[-1] == 0
@@ -144,7 +144,7 @@ def test_tables_and_the_sae_arrive_as_artifacts(
     small = [f"eval.cache_dir={tmp_path}", "eval.texts_per_class=8"]
     config = small_config(neox_folder, corpus_folder, tmp_path, *wanted, *small)
     folder = identify(config, {}).folder
-    start(config, wandb_server, tmp_path).join(60)
+    start(config, wandb_server, tmp_path).join(120)
     (run,) = wandb_server.runs.values()
     shown = run.history[-1]["evals/tpp/tasks"]
     table = json.loads(run.files[shown["path"]])
@@ -177,7 +177,7 @@ def test_an_offline_run_that_is_killed_and_resumed_is_synced_whole(
     if synced_before:
         wandb(wandb_server, tmp_path, folder.path, "sync", "--yes")
         assert 0 < len(wandb_server.runs[f"train-{folder.run_id}"].history) < 200
-    start(config, wandb_server, tmp_path).join(60)
+    start(config, wandb_server, tmp_path).join(120)
     wandb(wandb_server, tmp_path, folder.path, "sync", "--yes")
     (run,) = wandb_server.runs.values()
     assert run.name == f"train-{folder.run_id}"
@@ -218,7 +218,7 @@ def test_an_agent_trains_at_the_sweeps_values_and_a_run_that_was_preempted_resum
             run = wait_for_rows(wandb_server, "chosen-by-wandb", 10)
             wandb_server.stopping.add(run.name)
             assert wandb_server.wait_for(lambda: len(run.sessions) == 2)
-            assert agent.wait(timeout=60) == 0
+            assert agent.wait(timeout=120) == 0
         finally:
             agent.kill()
     assert list(wandb_server.runs.values()) == [run]
