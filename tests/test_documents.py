@@ -3,6 +3,7 @@ import random
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,22 @@ def test_content_digest_depends_on_bytes_and_not_on_paths(tmp_path: Path) -> Non
     one, same, different = (write_jsonl(tmp_path / f"{n}.jsonl", [t]) for n, t in (("x", "a"), ("y", "a"), ("z", "b")))
     assert content_digest([one]) == content_digest([same])
     assert len({content_digest(files) for files in ([one], [different], [one, different], [one, one])}) == 4
+
+
+def test_a_corpus_is_digested_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(bytes(200_000_000))
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        content_digest([path])
+        return time.perf_counter() - start
+
+    first, before = seconds(), content_digest([path])
+    assert min(seconds() for _ in range(3)) < first / 20
+    with path.open("r+b") as file:
+        file.write(b"changed")
+    assert content_digest([path]) != before
 
 
 def test_content_digest_tells_formats_apart(tmp_path: Path) -> None:

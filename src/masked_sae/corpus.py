@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,15 @@ def find_corpus(data: DataConfig, tokens_needed: int) -> Corpus:
         recipe = read_recipe(Path(data.path[0]))
         content = f"synthetic/{recipe}/{tokens_needed}"
         return Corpus(content, lambda: synthetic_documents(recipe), ("data.path", data.path[0]), tokens_needed)
+    return Corpus(f"stdlib/{_stdlib_digest()}", stdlib_documents, ("data", "stdlib"))
+
+
+@cache
+def _stdlib_digest() -> str:
     digest = hashlib.blake2b(digest_size=16)
     for document in stdlib_documents():
         digest.update(document.key.encode() + b"\0" + document.text.encode() + b"\0")
-    return Corpus(f"stdlib/{digest.hexdigest()}", stdlib_documents, ("data", "stdlib"))
+    return digest.hexdigest()
 
 
 def tokens_needed(data: DataConfig, kept_share: float) -> int:

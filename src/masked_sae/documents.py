@@ -6,6 +6,7 @@ import json
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from masked_sae.errors import InputError
@@ -170,11 +171,18 @@ def content_digest(files: Sequence[Path]) -> str:
     for path in files:
         try:
             digest.update(path.suffix.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+            stat = path.stat()
+            digest.update(_file_digest(path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino))
         except OSError as error:
             raise InputError("data.path", path, f"a readable file ({error.strerror or error})") from error
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=65_536)
+def _file_digest(path: Path, size: int, changed_ns: int, inode: int) -> bytes:
+    """Of the bytes; the runs of a sweep read a large corpus once, as long as it does not change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def hub_documents(name: str, split: str, column: str, revision: str | None) -> Iterator[Document]:
