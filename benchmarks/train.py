@@ -87,6 +87,7 @@ def run_config(arguments: argparse.Namespace, *overrides: str) -> Any:
         f"trainer.threads={arguments.threads}",
         "trainer.progress=false",
         "trainer.checkpoint_every_steps=1_000_000",
+        "trainer.validate_every_steps=null",
         "logger.wandb.mode=disabled",
         "eval=none",
         "sae.calibration_tokens=128",

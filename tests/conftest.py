@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from making import HOOK, make_bert, make_neox, make_texts, write_jsonl, write_parquet
+from wandb_recorder import WandbServer
 
 from masked_sae.lm import LM, load_lm, load_tokenizer
 
@@ -73,3 +74,12 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) ->
     write_jsonl(folder / "b.jsonl", texts[10:60])
     write_parquet(folder / "c.parquet", texts[60:])
     return folder
+
+
+@pytest.fixture
+def wandb_server() -> Generator[WandbServer]:
+    """A recorder of what W&B's client sends, which has to know everything that is asked of it."""
+    server = WandbServer()
+    yield server
+    server.close()
+    assert server.unknown == []

@@ -10,12 +10,23 @@ from typing import Any
 import numpy as np
 from making import compose
 
+from masked_sae.callbacks.metrics import COLUMNS
+from masked_sae.callbacks.validation import VALIDATED
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import RunState, write_state
 from masked_sae.runs.sweep import Member, record_members
 
 RATES, KS, SEEDS = (0.0, 0.1, 0.2), (8, 16, 32), (0, 1, 2)
 _SHIFT = 2.0  # L0 grows by this times the mask rate, in the logarithm
+VALIDATE_EVERY = 4  # as with the defaults, where rows come every 50 steps and validations every 200
+ATTEMPT: dict[str, Any] = {
+    "began": "2026-11-01T12:00:00+00:00",
+    "step": 0,
+    "commit": "0123456789abcdef0123456789abcdef01234567",
+    "versions": {"python": "3.12.1", "masked-sae": "1.0", "torch": "2.10.0"},
+    "device": "a CPU",
+    "threads": 2,
+}
 
 
 def truth(l0: float) -> dict[str, float]:
@@ -83,17 +94,33 @@ def make_sweep(
 
 
 def write_done(folder: RunFolder, config: Mapping[str, Any], metrics: Mapping[str, Any], steps: int = 4) -> None:
-    """A run that is done. Its files are written plainly: a thousand of them should not wait for the disk."""
+    """A run that is done, as it is left but for what nobody reads here: weights, checkpoints, histograms.
+
+    Its files are written plainly: a thousand of them should not wait for the disk.
+    """
     import json
 
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(json.dumps(config))  # JSON is YAML
-    rows = [f"{i},{i * 1024},{1 / i:.4f},{1 - 0.5 / i:.4f},{metrics['core/l0']:.3f}" for i in range(1, steps + 1)]
-    folder.metrics.write_text("\n".join(["step,tokens,loss,explained_variance,l0", *rows]) + "\n")
+    curve = [_row(i, metrics["core/l0"], validated=i % VALIDATE_EVERY == 0 or i == steps) for i in range(1, steps + 1)]
+    columns = ("step", "tokens", *COLUMNS, *VALIDATED)
+    rows = [",".join(str(row.get(column, "")) for column in columns) for row in curve]
+    folder.metrics.write_text("\n".join([",".join(columns), *rows]) + "\n")
+    folder.attempts.write_text(json.dumps([ATTEMPT]))
     results = {"run_id": folder.run_id, "status": "done", "config": config, "metrics": metrics}
     folder.results.write_text(json.dumps(results))
     state = RunState(folder.run_id, "done", step=steps, steps=steps, tokens=steps * 1024, seconds=2.0)
     folder.state.write_text(json.dumps(asdict(state)))
+
+
+def _row(i: int, l0: float, *, validated: bool) -> dict[str, float]:
+    """Of a training curve."""
+    row = {"step": i, "tokens": i * 1024} | dict.fromkeys(COLUMNS, 0.5)
+    row |= {"loss": round(1 / i, 4), "explained_variance": round(1 - 0.5 / i, 4), "l0": round(l0, 3)}
+    if validated:
+        row |= {"val/l0": round(l0 * (1 + 1 / i), 3), "val/explained_variance": round(1 - 0.6 / i, 4)}
+        row["val/ce_recovered"] = round(1 - 0.7 / i, 4)
+    return row
 
 
 def with_settings(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,13 @@ def test_a_named_folder_has_to_exist(tmp_path: Path) -> None:
         named_folders("sweep", OmegaConf.create([]))
 
 
+@pytest.mark.parametrize("named", ["", [".", ""]])
+def test_an_empty_name_is_no_folder(named: str | list[str]) -> None:
+    """An empty shell variable does not mean the working folder."""
+    with pytest.raises(InputError, match=r"^sweep=: expected a folder that exists$"):
+        named_folders("sweep", named)
+
+
 def test_a_stored_configuration_tells_its_keys() -> None:
     assert store_config("report") == ["sweep", "output_dir", "figures"]
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import ROOT, compose
-from wandb_server import WandbServer, serve_wandb  # noqa: F401 - a fixture
+from wandb_recorder import WandbServer
 
 from masked_sae.callbacks.metrics import COLUMNS
 from masked_sae.callbacks.validation import VALIDATED
@@ -26,6 +27,7 @@ from masked_sae.report.design import read_design
 from masked_sae.report.runs import Runs
 from masked_sae.report.series import look
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.state import RunState, write_state
 from masked_sae.runs.sweep import Member, record_members
 
 RATES, KS, SEEDS = (0.0, 0.1, 0.4), (8, 16), (0, 1)
@@ -111,12 +113,17 @@ def test_panels_show_what_the_runs_log_and_nothing_else(sweep: Path) -> None:
     for panel in shown["Training"]:
         (key,) = panel["config"]["metrics"]
         assert key.removeprefix("train/") in COLUMNS
+    assert {"train/loss", "train/reconstruction_loss", "train/auxiliary_loss"} <= {
+        key for panel in shown["Training"] for key in panel["config"]["metrics"]
+    }
     for panel in shown["Held out, while training"]:
         (key,) = panel["config"]["metrics"]
         assert key in VALIDATED
     curves = [*shown["Training"], *shown["Held out, while training"]]
     assert {panel["config"]["xAxis"] for panel in curves} == {"tokens"}
-    assert {panel["config"]["limit"] for panel in curves} == {12}  # every run has its line
+    assert {panel["config"]["limit"] for panel in curves} == {
+        12 + 1
+    }  # every run has its line, and that of the whole sweep
 
 
 def test_fronts_have_l0_across_and_the_mask_rate_as_colour(sweep: Path) -> None:
@@ -237,6 +244,40 @@ def test_runs_that_w_and_b_never_sees_have_no_dashboard(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path / "silent", "logger.wandb.mode=disabled")
     with pytest.raises(InputError, match=r"^sweep=.*silent: expected runs that log to W&B"):
         read_dashboard([folder])
+
+
+def make_evaluated(folder: Path) -> Path:
+    """SAEs from elsewhere, as `src.evaluate` leaves them: never trained here, so in no W&B run."""
+    config = asdict(compose(["name=evaluated", "sae.d_sae=777"]))
+    for name in ("theirs", "others"):
+        run = RunFolder(folder / name)
+        run.path.mkdir(parents=True)
+        run.config.write_text(json.dumps(config))
+        run.results.write_text(json.dumps({"run_id": name, "status": "done", "config": config, "metrics": METRICS}))
+        write_state(run.state, RunState(name, "created"), status="done")
+    return folder
+
+
+def test_saes_from_elsewhere_are_left_out(tmp_path: Path) -> None:
+    trained = make_sweep(tmp_path / "trained", "name=trained", "logger.wandb.project=mine")
+    spec, alone = built(trained, make_evaluated(tmp_path / "evaluated")), built(trained)
+    assert spec["project"] == "mine"
+    assert runset(spec)["filters"] == runset(alone)["filters"]
+    for key in ("panelBankConfig", "customRunColors"):
+        found = [json.dumps(one["spec"]["section"][key], sort_keys=True) for one in (spec, alone)]
+        assert re.sub(r'"__id__": "\w+"', "", found[0]) == re.sub(r'"__id__": "\w+"', "", found[1])
+    with pytest.raises(InputError, match=r"^sweep=.*evaluated: expected runs that log to W&B"):
+        read_dashboard([tmp_path / "evaluated"])
+
+
+def test_runs_beside_those_of_w_and_b_do_not_enter(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path / "mixed", "name=mixed")
+    silent = folder / "rate0.4-k8-seed0"
+    for name in ("config.yaml", "results.json"):
+        text = (silent / name).read_text().replace('"mode": "auto"', '"mode": "disabled"')
+        assert '"mode": "disabled"' in text
+        (silent / name).write_text(text)
+    assert len(built(folder)["spec"]["section"]["customRunColors"]) == 11
 
 
 def command(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

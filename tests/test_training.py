@@ -81,7 +81,7 @@ def test_a_run_leaves_the_folder_that_scripts_rely_on(config: RunConfig, baselin
     assert [int(row["step"]) for row in curve(baseline)] == list(range(2, 25, 2))
     assert baseline.path.parent == Path(config.output_dir) / config.name
     (attempt,) = read_attempts(baseline.attempts)
-    assert (attempt.step, attempt.threads, attempt.versions["torch"]) == (0, 1, torch.__version__)
+    assert (attempt.step, attempt.threads, attempt.software.versions["torch"]) == (0, 1, torch.__version__)
 
 
 def test_training_is_the_same_whether_it_is_validated_or_not(

@@ -12,7 +12,7 @@ import pytest
 from composing import small_config
 from test_training import SERVER, child, killed_after
 
-from masked_sae.callbacks.curve import Row
+from masked_sae.callbacks.row import Row
 from masked_sae.config import RunConfig
 from masked_sae.evaluating import evaluate_folders
 from masked_sae.preparation import identify

@@ -1,232 +1,105 @@
-"""What a W&B server is sent: by runs that are online, interrupted and resumed, by `wandb sync`, and by a sweep's agent.
+"""W&B's ids, and whether its server can be reached."""
 
-The server is a recorder (wandb_server.py); W&B's client, its upload service, its agent and the runs are real.
-"""
-
-import csv
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import re
+import socket
+from collections.abc import Generator
 
 import pytest
-import yaml
-from composing import small_config, small_overrides
-from making import ROOT
-from test_training import ON_THE_CLOCK, SERVER, child, killed_after
-from wandb_server import RecordedRun, WandbServer, serve_wandb
+from hypothesis import given
+from hypothesis import strategies as st
 
-from masked_sae.config import RunConfig
-from masked_sae.preparation import identify
-from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.state import read_state
-
-__all__ = ["serve_wandb"]  # the fixture `wandb_server`
-
-# 400 steps, some seconds: W&B's client sends once a second, and an interruption shall find part of the curve sent.
-LONGER = ["data.train_tokens=25600", "data.max_epochs=100", "eval.families=[core]"]
+from masked_sae.wandb_server import wandb_id, why_unreachable
 
 
-def trained(config: RunConfig, environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    child(config)
-
-
-def start(config: RunConfig, server: WandbServer, home: Path, **variables: str) -> Any:
-    process = SERVER.Process(target=trained, args=(config, server.environment(home) | variables))
-    process.start()
-    return process
-
-
-def wait_for_rows(server: WandbServer, name: str, count: int) -> RecordedRun:
-    assert server.wait_for(lambda: name in server.runs and len(server.runs[name].history) >= count)
-    return server.runs[name]
-
-
-def assert_every_row_arrived_once(run: RecordedRun, folder: RunFolder) -> None:
-    """The server's rows are those of metrics.csv, and no line of the server's was sent again with something else."""
-    assert run.changed == []
-    steps = [row["_step"] for row in run.history]
-    assert steps == sorted(set(steps))
-    rows = [row for row in run.history if "train/loss" in row]
-    with folder.metrics.open() as file:
-        kept = list(csv.DictReader(file))
-    assert [row["_step"] for row in rows] == [int(row["step"]) for row in kept]
-    for row, cells in zip(rows, kept, strict=True):
-        assert row["tokens"] == int(cells.pop("tokens"))
-        for key, cell in cells.items():
-            if cell and key not in (*ON_THE_CLOCK, "step"):
-                assert row[key if "/" in key else f"train/{key}"] == float(cell), key
-
-
-def reached(server: WandbServer, folder: RunFolder) -> tuple[int, int]:
-    """The last step that the server has, and that of the checkpoint; 0 for none."""
-    run, state = server.runs.get(f"train-{folder.run_id}"), read_state(folder.state)
-    return run.history[-1]["_step"] if run and run.history else 0, state.step if state else 0
-
-
-def checkpoint_ahead(sent: int, kept: int) -> bool:
-    return 0 < sent < kept
-
-
-def server_ahead(sent: int, kept: int) -> bool:
-    return 0 < kept < sent
-
-
-def no_checkpoint(sent: int, kept: int) -> bool:
-    return kept == 0 < sent
+@given(st.text(max_size=300), st.text(min_size=1, max_size=300))
+def test_an_id_is_made_of_what_wandb_takes(group: str, run_id: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", wandb_id(group, run_id))
 
 
 @pytest.mark.parametrize(
-    ("number", "checkpoint_every", "moment"),
+    ("group", "run_id", "expected"),
     [
-        pytest.param(signal.SIGTERM, 5, checkpoint_ahead, id="SIGTERM"),
-        pytest.param(signal.SIGKILL, 5, checkpoint_ahead, id="SIGKILL, the checkpoint ahead"),
-        pytest.param(signal.SIGKILL, 150, server_ahead, id="SIGKILL, the server ahead"),
-        pytest.param(signal.SIGKILL, 1000, no_checkpoint, id="SIGKILL, before any checkpoint"),
+        ("train", "topk-rate0.1-a368774d", "train-topk-rate0.1-a368774d"),
+        ("a/b c:d", "été", "a_b_c_d-_t_"),
+        ("train", "x" * 122, "train-" + "x" * 122),  # 128 characters
+        ("train", "x" * 123, "rain-" + "x" * 123),
     ],
 )
-def test_an_online_run_that_is_interrupted_goes_on_in_the_same_wandb_run(
-    wandb_server: WandbServer,
-    neox_folder: Path,
-    corpus_folder: Path,
-    tmp_path: Path,
-    number: signal.Signals,
-    checkpoint_every: int,
-    moment: Callable[[int, int], bool],
+def test_an_id_is_the_same_ever_after(group: str, run_id: str, expected: str) -> None:
+    """What was logged under an id of an earlier version is found again."""
+    assert wandb_id(group, run_id) == expected
+
+
+def test_of_long_names_the_end_is_kept_which_tells_runs_apart() -> None:
+    run_ids = [f"{'long' * 40}-{digest}" for digest in ("0a1b2c3d", "0a1b2c3e")]
+    ids = [wandb_id("group" * 40, run_id) for run_id in run_ids]
+    assert [len(one) for one in ids] == [128, 128]
+    assert len(set(ids)) == 2
+    assert all(run_id.endswith(one) for run_id, one in zip(run_ids, ids, strict=True))
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's environment says of proxies."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def listener() -> Generator[str]:
+    """The URL of a port where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed() -> str:
+    """The URL of a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("no_proxy")
+def test_a_server_that_answers_is_reachable_and_one_that_does_not_is_named_with_the_reason(
+    listener: str, closed: str
 ) -> None:
-    online = ["logger.wandb.mode=online", f"trainer.checkpoint_every_steps={checkpoint_every}"]
-    config = small_config(neox_folder, corpus_folder, tmp_path, *LONGER, *online)
-    folder = identify(config, {}).folder
-    first = start(config, wandb_server, tmp_path)
-    while not moment(*reached(wandb_server, folder)):
-        assert first.is_alive()
-        time.sleep(0.005)
-    os.kill(first.pid, number)
-    first.join(120)
-    (run,) = wandb_server.runs.values()
-    in_order = number == signal.SIGTERM
-    assert (run.preempting, run.exit_codes) == (in_order, [1] if in_order else [])
-    start(config, wandb_server, tmp_path).join(120)
-    assert list(wandb_server.runs.values()) == [run]
-    assert run.sessions == ["new", "resumes"]
-    assert run.exit_codes[-1] == 0
-    assert_every_row_arrived_once(run, folder)
-    metrics = json.loads(folder.results.read_text())["metrics"]
-    assert {key: run.summary[key] for key in metrics} == metrics
-    assert (run.config["sae"]["value"]["k"], run.settings["groupName"]) == (4, "train")
+    assert why_unreachable(listener) is None
+    assert why_unreachable(closed) == "127.0.0.1 cannot be reached (Connection refused)"
 
 
-def test_a_run_ends_though_the_server_has_gone(
-    wandb_server: WandbServer, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+@pytest.mark.usefixtures("no_proxy")
+@pytest.mark.parametrize(
+    ("server", "port"),
+    [("https://api.wandb.ai", 443), ("http://wandb.local", 80), ("https://wandb.local:8443/", 8443)],
+)
+def test_it_is_looked_for_at_the_port_of_its_url_or_else_of_the_scheme(
+    monkeypatch: pytest.MonkeyPatch, server: str, port: int
 ) -> None:
-    config = small_config(neox_folder, corpus_folder, tmp_path, *LONGER, "logger.wandb.mode=online")
-    folder = identify(config, {}).folder
-    process = start(config, wandb_server, tmp_path, WANDB_FINISH_TIMEOUT="2")
-    wait_for_rows(wandb_server, f"train-{folder.run_id}", 10)
-    wandb_server.close()
-    process.join(30)
-    assert process.exitcode == 0
-    state = read_state(folder.state)
-    assert state is not None and state.status == "done"
+    """Nothing is asked for outside: the connection itself is refused here."""
+    asked: list[tuple[str, int]] = []
+
+    def refuse(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append(address)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    host = server.split("//")[1].split(":")[0].rstrip("/")
+    assert why_unreachable(server) == f"{host} cannot be reached (timed out)"
+    assert asked == [(host, port)]
 
 
-def test_tables_and_the_sae_arrive_as_artifacts(
-    wandb_server: WandbServer, neox_folder: Path, corpus_folder: Path, tmp_path: Path
-) -> None:
-    wanted = ["logger.wandb.mode=online", "logger.wandb.artifact=true", "eval.families=[core,tpp]"]
-    small = [f"eval.cache_dir={tmp_path}", "eval.texts_per_class=8"]
-    config = small_config(neox_folder, corpus_folder, tmp_path, *wanted, *small)
-    folder = identify(config, {}).folder
-    start(config, wandb_server, tmp_path).join(120)
-    (run,) = wandb_server.runs.values()
-    shown = run.history[-1]["evals/tpp/tasks"]
-    table = json.loads(run.files[shown["path"]])
-    tasks = json.loads((folder.evals / "tpp.json").read_text())["details"]["tasks"]
-    assert [row[table["columns"].index("task")] for row in table["data"]] == list(tasks)
-    artifacts = wandb_server.artifacts.values()
-    assert all(artifact["committed"] for artifact in artifacts)
-    (sae,) = [artifact["files"] for artifact in artifacts if artifact["artifactTypeName"] == "model"]
-    assert sae["sae_weights.safetensors"] == (folder.sae / "sae_weights.safetensors").read_bytes()
-    assert sae["cfg.json"] == (folder.sae / "cfg.json").read_bytes()
-    assert wandb_server.unknown == []
+@pytest.mark.usefixtures("no_proxy")
+def test_behind_a_proxy_no_look_is_taken(monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.local:3128")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.local:3128")
+    assert why_unreachable(closed) is None
 
 
-def wandb(server: WandbServer, home: Path, folder: Path, *words: str) -> None:
-    """W&B's command, in a folder."""
-    command = [sys.executable, "-m", "wandb", *words]
-    ended = subprocess.run(
-        command, cwd=folder, env=server.environment(home), capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-@pytest.mark.parametrize("synced_before", [False, True])
-def test_an_offline_run_that_is_killed_and_resumed_is_synced_whole(
-    wandb_server: WandbServer, neox_folder: Path, corpus_folder: Path, tmp_path: Path, synced_before: bool
-) -> None:
-    config = small_config(neox_folder, corpus_folder, tmp_path, *LONGER, "logger.wandb.mode=offline")
-    folder = identify(config, {}).folder
-    assert 0 < killed_after(config, at_step=100) < 400
-    if synced_before:
-        wandb(wandb_server, tmp_path, folder.path, "sync", "--yes")
-        assert 0 < len(wandb_server.runs[f"train-{folder.run_id}"].history) < 200
-    start(config, wandb_server, tmp_path).join(120)
-    wandb(wandb_server, tmp_path, folder.path, "sync", "--yes")
-    (run,) = wandb_server.runs.values()
-    assert run.name == f"train-{folder.run_id}"
-    assert run.sessions == ["new", "overwrites"][: 1 + synced_before]  # one upload for each `wandb sync`
-    assert run.exit_codes[-1] == 0
-    assert_every_row_arrived_once(run, folder)
-    metrics = json.loads(folder.results.read_text())["metrics"]
-    assert {key: run.summary[key] for key in metrics} == metrics
-
-
-WITHOUT_PAUSES = """
-from wandb.cli.cli import cli
-from wandb.wandb_agent import Agent
-Agent.POLL_INTERVAL = 0.2
-cli()
-"""
-
-
-def test_an_agent_trains_at_the_sweeps_values_and_a_run_that_was_preempted_resumes_when_it_is_handed_out_again(
-    wandb_server: WandbServer, neox_folder: Path, corpus_folder: Path, tmp_path: Path
-) -> None:
-    small = small_overrides(neox_folder, corpus_folder, tmp_path)
-    small = [word for word in small if not word.startswith("logger.wandb.mode")]
-    definition = yaml.safe_load((ROOT / "sweeps" / "wandb" / "mask_and_sparsity.yaml").read_text())
-    at = definition["command"].index("src.train") + 1
-    definition["command"][at:at] = [*small, *LONGER]
-    file = tmp_path / "sweep.yaml"
-    file.write_text(yaml.safe_dump(definition))
-    wandb(wandb_server, tmp_path, tmp_path, "sweep", "--project", "of-the-sweep", str(file))
-    (sweep,) = wandb_server.sweeps.values()
-    sweep.hand_out("chosen-by-wandb", {"mask.token.rate": 0.25, "sae.k": 5})
-    environment = wandb_server.environment(tmp_path) | {"WANDB_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    command = [sys.executable, "-c", WITHOUT_PAUSES, "agent", f"tester/of-the-sweep/{sweep.name}"]
-    with (tmp_path / "agent.log").open("w") as log:
-        agent = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        try:
-            run = wait_for_rows(wandb_server, "chosen-by-wandb", 10)
-            wandb_server.stopping.add(run.name)
-            assert wandb_server.wait_for(lambda: len(run.sessions) == 2)
-            assert agent.wait(timeout=120) == 0
-        finally:
-            agent.kill()
-    assert list(wandb_server.runs.values()) == [run]
-    assert (run.project, run.settings["sweep"]) == ("of-the-sweep", sweep.name)
-    assert run.sessions == ["new", "resumes"]
-    assert run.exit_codes == [1, 0]
-    trained_config = {key: entry["value"] for key, entry in run.config.items()}
-    assert (trained_config["mask"]["token"]["rate"], trained_config["sae"]["k"]) == (0.25, 5)
-    (folder,) = (tmp_path / "runs" / "wandb_mask_and_sparsity").iterdir()
-    assert_every_row_arrived_once(run, RunFolder(folder))
-    assert definition["metric"]["name"] in run.summary
+@pytest.mark.usefixtures("no_proxy")
+def test_hosts_that_need_no_proxy_do_not_make_one(monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert why_unreachable(closed) is not None
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.local:3128")  # passed by, to this host
+    assert why_unreachable(closed) is not None

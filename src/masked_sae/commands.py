@@ -72,16 +72,15 @@ def named_folders(key: str, named: Any, valid: str = "a folder that exists") -> 
     """The folders that one key of a command names: one, or a list of them.
 
     Raises:
-        InputError: there are none, or one is not there; `valid` says what was expected.
+        InputError: there are none, or one is empty or not there; `valid` says what was expected.
     """
-    listed = named if isinstance(named, (list, ListConfig)) else [named]
-    folders = [Path(str(one)).expanduser() for one in listed]
-    if not folders:
+    listed = [str(one) for one in (named if isinstance(named, (list, ListConfig)) else [named])]
+    if not listed:
         raise InputError(key, named, valid)
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(key, folder, valid)
-    return folders
+    for one in listed:
+        if not one or not Path(one).expanduser().is_dir():  # an empty path would be the working folder
+            raise InputError(key, one, valid)
+    return [Path(one).expanduser() for one in listed]
 
 
 @contextmanager

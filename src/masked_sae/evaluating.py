@@ -14,12 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from masked_sae.callbacks.curve import CurveFile, HistogramFile, kept_rows
+from masked_sae.callbacks.curve import read_rows
 from masked_sae.commands import typed_config
 from masked_sae.config import RunConfig, check
 from masked_sae.errors import InputError
 from masked_sae.evals.suite import Suite
-from masked_sae.evaluation import evaluate, make_suite, unmeasured
+from masked_sae.evaluation import evaluate, forget, make_suite, unmeasured
 from masked_sae.files import write_text
 from masked_sae.interop.saelens import load_sae, read_metadata
 from masked_sae.preparation import find_device, identify, read
@@ -29,6 +29,7 @@ from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep import Member, read_members
 from masked_sae.runs.table import print_members
 from masked_sae.wandb_logging import make_wandb_logger
+from masked_sae.wandb_sweep import log_sweep
 
 _OWN = ("lm", "data", "eval", "trainer")  # of a run's configuration, what the command line may change
 
@@ -60,9 +61,12 @@ def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, ov
     suites: dict[str, Suite] = {}
     for one in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
         try:
-            _measure(one, suites, force=settings.force, is_last=one is pending[-1])
+            _measure(one, suites, force=settings.force)
         except HeldError as held:
             print(held)  # another process trains or measures it
+    shown = [one for one in (found if kind == "sweep" else pending) if one.is_run]
+    for sweep, settings_there in {one.folder.path.parent: one.config.logger.wandb for one in shown}.items():
+        log_sweep(sweep, settings_there)
     print_members([Member(one.folder, {}) for one in found])
     if len(found) == 1:
         _print_metrics(found[0].folder, found[0].config.eval.families)
@@ -130,7 +134,9 @@ def _config_for(folder: Path, metadata: dict[str, Any], settings: RunConfig, ove
         lm = replace(lm, **{key: str(metadata[field])})
     data = settings.data
     if metadata.get("context_size") and "data.context_length" not in keys:
-        data = replace(data, context_length=int(metadata["context_size"]))
+        if not isinstance(metadata["context_size"], int):
+            raise InputError("sae", folder, f"a cfg.json whose context_size is a number: {metadata['context_size']!r}")
+        data = replace(data, context_length=metadata["context_size"])
     return replace(settings, lm=lm, data=data)
 
 
@@ -138,7 +144,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
-def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool, is_last: bool) -> None:
+def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool) -> None:
     config, device = one.config, find_device(one.config.trainer.device)
     key = json.dumps([asdict(config.lm), asdict(config.data), asdict(config.eval)], sort_keys=True)
     if key not in suites:
@@ -152,18 +158,17 @@ def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool, is_last:
     one.folder.path.mkdir(parents=True, exist_ok=True)
     with hold(one.folder.lock):
         if force:
-            for path in one.folder.evals.glob("*.json"):
-                path.unlink()
+            forget(one.folder, config.eval.families)
         if not one.is_run:
             write_text(one.folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
         metrics = evaluate(one.folder, config, sae.to(device), suites[key])
         if one.is_run:
-            _summarize(one, metrics, with_sweep=is_last)  # when all of the sweep is there to be shown
+            _summarize(one, metrics)
         else:
             write_state(one.folder.state, RunState(one.folder.run_id, "created"), status="done")
 
 
-def _summarize(one: Measurable, metrics: dict[str, float], *, with_sweep: bool) -> None:
+def _summarize(one: Measurable, metrics: dict[str, float]) -> None:
     """Into the run's W&B run."""
     config, state = one.config, read_state(one.folder.state)
     logger = make_wandb_logger(
@@ -175,9 +180,8 @@ def _summarize(one: Measurable, metrics: dict[str, float], *, with_sweep: bool) 
         resumes=True,
     )
     if logger is not None and state is not None:
-        curve = CurveFile(one.folder.metrics, state.step), HistogramFile(one.folder.histograms, state.step)
-        logger.begin(kept_rows(*curve))
-        logger.conclude(metrics, state.tokens, one.folder, with_sweep=with_sweep)
+        logger.begin(read_rows(one.folder.metrics, one.folder.histograms, state.step))
+        logger.conclude(metrics, state.tokens, one.folder)
         logger.finish(failed=False)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def make_suite(config: RunConfig, lm: LM, held_out: Layout) -> Suite:
 def unmeasured(folder: RunFolder, settings: EvalConfig) -> list[str]:
     """The families that are asked for and not yet measured with these settings."""
     return [family for family in settings.families if not _is_measured(folder, family, settings)]
+
+
+def forget(folder: RunFolder, families: Sequence[str]) -> None:
+    """Has these families measured again."""
+    for family in families:
+        _path(folder, family).unlink(missing_ok=True)
 
 
 def evaluate(folder: RunFolder, config: RunConfig, sae: InferenceSAE, suite: Suite) -> dict[str, float]:

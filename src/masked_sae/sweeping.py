@@ -12,11 +12,13 @@ from masked_sae.commands import FAILED, INTERRUPTED, explain
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError
 from masked_sae.preparation import identify
+from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep import Member, record_members
 from masked_sae.runs.table import print_members
 from masked_sae.training import one_line, train_run
+from masked_sae.wandb_sweep import log_sweep
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,12 @@ def record_sweeps(members: Sequence[Member]) -> None:
 def train_member(job: Job, patience: float = 0.0) -> RunState | None:
     """Trains one member; whatever befalls it ends in its state. None where another process is at it."""
     folder = job.member.folder
+    before = _written(folder)
     try:
-        return train_run(job.config, job.member.swept, patience)
+        state = train_run(job.config, job.member.swept, patience)
+        if _written(folder) != before:
+            log_sweep(folder.path.parent, job.config.logger.wandb)
+        return state
     except HeldError as held:
         print(held, flush=True)
         return None
@@ -85,6 +91,11 @@ def train_member(job: Job, patience: float = 0.0) -> RunState | None:
             traceback.print_exc()
         state = read_state(folder.state) or RunState(folder.run_id, "failed")
         return write_state(folder.state, state, status="failed", error=explain(error) or one_line(error))
+
+
+def _written(folder: RunFolder) -> int | None:
+    """When its results were, in nanoseconds."""
+    return folder.results.stat().st_mtime_ns if folder.results.exists() else None
 
 
 def end_sweep(members: Sequence[Member]) -> None:

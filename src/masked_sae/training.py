@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from masked_sae.callbacks.checkpointing import CheckpointCallback, restore
-from masked_sae.callbacks.curve import CurveFile, HistogramFile, Row, kept_rows
+from masked_sae.callbacks.curve import CurveFile, HistogramFile, read_rows
 from masked_sae.callbacks.metrics import MetricsCallback, Sink
 from masked_sae.callbacks.progress import ProgressCallback
+from masked_sae.callbacks.row import Row
 from masked_sae.callbacks.stopping import StopRequest
 from masked_sae.callbacks.validation import Validation
 from masked_sae.config import RunConfig
@@ -144,10 +145,14 @@ def _train(
     config, folder = run.config, run.folder
     module = _make_module(config, parts, statistics, device)
     resumed_at = 0 if checkpoint is None else checkpoint.meta["step"]
-    note_attempt(folder.attempts, resumed_at, device)
+    if resumed_at < parts.stream.plan.steps:  # else only the evaluation is left
+        note_attempt(folder.attempts, resumed_at, device)
     progress = ProgressCallback(config.data.batch_size, config.trainer.progress)
-    curve, histograms = CurveFile(folder.metrics, resumed_at), HistogramFile(folder.histograms, resumed_at)
-    sinks: list[Sink] = [histograms, curve, progress]
+    sinks: list[Sink] = [
+        HistogramFile(folder.histograms, resumed_at),
+        CurveFile(folder.metrics, resumed_at),
+        progress,
+    ]
     wandb_logger = make_wandb_logger(
         config.logger.wandb,
         run_id=folder.run_id,
@@ -157,7 +162,7 @@ def _train(
         resumes=resumed_at > 0,
     )
     if wandb_logger is not None:
-        wandb_logger.begin(kept_rows(curve, histograms))
+        wandb_logger.begin(read_rows(folder.metrics, folder.histograms, resumed_at))
         sinks.append(wandb_logger.log_row)
     metrics = MetricsCallback(
         sinks,
@@ -212,7 +217,7 @@ def _validation(config: RunConfig, parts: Parts, scale: float) -> Validation | N
         scale,
         every=trainer.validate_every_steps,
         tokens=trainer.validation_tokens,
-        batch_size=config.eval.batch_size,
+        batch_size=min(config.lm.batch_size, config.eval.batch_size),  # beside training there is less memory
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
 
-from masked_sae.callbacks.curve import Row
 from masked_sae.callbacks.metrics import COLUMNS
+from masked_sae.callbacks.row import Row
 from masked_sae.callbacks.validation import VALIDATED
 from masked_sae.config import WandbConfig
 from masked_sae.runs.folder import RunFolder
 from masked_sae.wandb_server import log_in, wandb_id, why_unreachable
-from masked_sae.wandb_tables import as_histogram, evaluation_tables, sweep_tables
+from masked_sae.wandb_tables import as_histogram, evaluation_tables
 
 _FINISH_SECONDS = "60"  # without an end to it, a run whose server has gone waits for hours
 
@@ -34,7 +34,7 @@ class ForgivingWandbLogger(WandbLogger):
             for key in ("id", "project", "entity"):
                 self._wandb_init.pop(key, None)
         self._logged_until = -1
-        self._failed = False
+        self._began = self._failed = False
 
     def begin(self, earlier: Sequence[Row] = ()) -> None:
         """Starts the W&B run, with tokens as the x axis of everything.
@@ -45,6 +45,7 @@ class ForgivingWandbLogger(WandbLogger):
 
         def start() -> None:
             run = self.experiment
+            self._began = True
             run.define_metric("tokens", hidden=True)
             run.define_metric("*", step_metric="tokens", overwrite=True)  # of Lightning's
             for name, best in (COLUMNS | VALIDATED).items():
@@ -69,27 +70,30 @@ class ForgivingWandbLogger(WandbLogger):
 
         self._forgive(log)
 
-    def conclude(
-        self, results: Mapping[str, float], tokens: int, folder: RunFolder, *, with_sweep: bool = True
-    ) -> None:
-        """Final metrics into the run's summary, their details as tables and histograms, and the SAE if asked for.
+    def conclude(self, results: Mapping[str, float], tokens: int, folder: RunFolder) -> None:
+        """Final metrics into the run's summary, their details as tables and histograms, and the SAE if asked for."""
 
-        Args:
-            with_sweep: with this run the last of a sweep, also what the sweep has shown, as a table and Pareto plots.
-        """
+        def summarize() -> None:
+            self.experiment.summary.update(dict(results))
 
-        def log() -> None:
+        def keep_sae() -> None:
             from wandb import Artifact
 
-            run = self.experiment
-            run.summary.update(dict(results))
-            tables = evaluation_tables(folder.evals) | (sweep_tables(folder.path.parent) if with_sweep else {})
-            if tables:
-                run.log({"tokens": tokens, **tables}, commit=True)
-            if self._keeps_sae:
-                artifact = Artifact(wandb_id("sae", folder.run_id), type="model", metadata=dict(results))
-                artifact.add_dir(str(folder.sae.resolve()), policy="immutable")  # no copy: it will not change
-                run.log_artifact(artifact)
+            artifact = Artifact(wandb_id("sae", folder.run_id), type="model", metadata=dict(results))
+            artifact.add_dir(str(folder.sae.resolve()), policy="immutable")  # no copy: it will not change
+            self.experiment.log_artifact(artifact)
+
+        self._forgive(summarize)
+        if self._keeps_sae:
+            self._forgive(keep_sae)
+        self.show(evaluation_tables(folder.evals), tokens=tokens)
+
+    def show(self, objects: Mapping[str, Any], **axes: float) -> None:
+        """W&B's own objects, at these values of the axes."""
+
+        def log() -> None:
+            if objects:
+                self.experiment.log({**axes, **objects}, commit=True)
 
         self._forgive(log)
 
@@ -107,7 +111,9 @@ class ForgivingWandbLogger(WandbLogger):
         def finish() -> None:
             self.experiment.finish(exit_code=int(failed))
 
-        self._forgive(finish)
+        if self._began:
+            self._failed = False  # what could not log something can still end
+            self._forgive(finish)
 
     def _remove_older_offline_sessions(self) -> None:
         ours = Path(self.experiment.dir).parent.resolve()
@@ -126,7 +132,14 @@ class ForgivingWandbLogger(WandbLogger):
 
 
 def make_wandb_logger(
-    settings: WandbConfig, *, run_id: str, group: str, folder: Path, config: dict[str, Any], resumes: bool
+    settings: WandbConfig,
+    *,
+    run_id: str,
+    group: str,
+    folder: Path,
+    config: dict[str, Any],
+    resumes: bool,
+    name: str | None = None,
 ) -> ForgivingWandbLogger | None:
     """The run's logger, not yet begun; None where W&B is disabled.
 
@@ -144,7 +157,7 @@ def make_wandb_logger(
         project=settings.project,
         entity=settings.entity,
         id=wandb_id(group, run_id),
-        name=run_id,
+        name=name or run_id,
         group=group,
         tags=list(settings.tags),
         save_dir=str(folder),

@@ -3,7 +3,7 @@
 import re
 import socket
 from urllib.parse import urlparse
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 _PATIENCE_SECONDS = 3.0
 
@@ -27,9 +27,9 @@ def log_in() -> tuple[str, bool]:
 
 def why_unreachable(server: str) -> str | None:
     """Of a server's URL, in a few words; None where it answers. W&B itself would try again for minutes."""
-    if getproxies():
-        return None  # a look past the proxy would tell nothing
     address = urlparse(server)
+    if getproxies().keys() & {address.scheme, "all"} and not proxy_bypass(address.hostname or ""):
+        return None  # a look past the proxy would tell nothing
     port = address.port or (443 if address.scheme == "https" else 80)
     try:
         socket.create_connection((address.hostname or "", port), timeout=_PATIENCE_SECONDS).close()

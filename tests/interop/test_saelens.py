@@ -1,10 +1,13 @@
 """What we write, SAELens reads: the same latents and reconstructions, on the LM's own activations."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from making import trained
+from safetensors.torch import load_file, save_file
 
 from masked_sae.errors import InputError
 from masked_sae.interop.saelens import export_sae, load_sae, read_metadata
@@ -73,15 +76,49 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
     for read in (load_sae, read_metadata):
         with pytest.raises(InputError, match="an architecture of jumprelu, topk"):
             read(tmp_path / "sae")
-    config.write_text("{")
-    for read in (load_sae, read_metadata):
-        with pytest.raises(InputError, match="a readable SAE"):
-            read(tmp_path / "sae")
+    for damaged in ("{", "[]", "5", '{"architecture": "topk", "k": 4, "metadata": ["x"]}', "\xff"):
+        config.write_text(damaged, encoding="latin-1")
+        for read in (load_sae, read_metadata):
+            with pytest.raises(InputError, match=r"a readable SAE: its cfg\.json is none"):
+                read(tmp_path / "sae")
+    for k in ("null", "[4]", '"four"', "0", "4.5"):
+        config.write_text(re.sub(r'"k": \d+', f'"k": {k}', text))
+        with pytest.raises(InputError, match="a whole number above 0 as k"):
+            read_metadata(tmp_path / "sae")
     config.write_text(text.replace('"normalize_activations": "none"', '"normalize_activations": "layer_norm"'))
     with pytest.raises(InputError, match="normalize_activations=none"):
         load_sae(tmp_path / "sae")
-    config.write_text(text)
-    (tmp_path / "sae" / "sae_weights.safetensors").write_bytes(b"not weights")
-    assert "sae_lens_version" in read_metadata(tmp_path / "sae")  # it reads no weights
-    with pytest.raises(InputError, match="a readable SAE"):
-        load_sae(tmp_path / "sae")
+
+
+@pytest.mark.parametrize("read", [load_sae, read_metadata])
+def test_weights_that_are_none_or_were_cut_are_told_before_they_are_read(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    export_sae(tmp_path / "sae", for_inference(trained("topk"), SCALE), {})
+    weights = tmp_path / "sae" / "sae_weights.safetensors"
+    whole = weights.read_bytes()
+    for content in (b"", b"not weights", b"x" * 1000, whole[:-1], whole[: len(whole) // 2], whole[:100]):
+        weights.write_bytes(content)
+        with pytest.raises(InputError, match=r"a readable SAE: its sae_weights\.safetensors is none"):
+            read(tmp_path / "sae")
+
+
+@pytest.mark.parametrize("read", [load_sae, read_metadata])
+def test_weights_of_something_else_are_told_before_they_are_read(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    export_sae(tmp_path / "sae", for_inference(trained("batch_topk"), SCALE), {})
+    path = tmp_path / "sae" / "sae_weights.safetensors"
+    weights = load_file(path)
+    d_in, d_sae = weights["W_enc"].shape
+    for name, changed, said in [
+        ("threshold", None, rf"threshold of \[{d_sae}\] in sae_weights.safetensors; it has none"),
+        ("W_enc", None, r"W_enc of \[d_in, d_sae\].*; it has none"),
+        ("W_enc", weights["W_enc"][0], rf"W_enc of \[d_in, d_sae\].*; it has \[{d_sae}\]"),
+        ("W_dec", weights["W_dec"].T, rf"W_dec of \[{d_sae}, {d_in}\].*; it has \[{d_in}, {d_sae}\]"),
+        ("b_enc", weights["b_enc"][1:], rf"b_enc of \[{d_sae}\].*; it has \[{d_sae - 1}\]"),
+    ]:
+        others = {key: tensor for key, tensor in weights.items() if key != name}
+        save_file(others if changed is None else others | {name: changed.contiguous()}, path)
+        with pytest.raises(InputError, match=said):
+            read(tmp_path / "sae")

@@ -6,14 +6,20 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from shutil import rmtree
+from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
-from made_sweeps import break_members, make_sweep
+from made_sweeps import ATTEMPT, break_members, make_sweep
 from making import ROOT
 
 from masked_sae.errors import InputError
 from masked_sae.report.build import write_report
+from masked_sae.report.charts import curve_charts
+from masked_sae.report.design import read_design
+from masked_sae.report.runs import read_runs
 from masked_sae.runs.sweep import record_members
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -73,19 +79,68 @@ def test_every_chart_on_the_page_has_its_data(tmp_path: Path) -> None:
     make_sweep(tmp_path, **SMALL)
     page = report(tmp_path)
     charts = page.all("div", "data-chart")
-    assert len(charts) == 2 + 2 * 2 + 3  # fronts, responses, training curves
+    assert len(charts) == 2 + 2 * 2 + 6  # fronts, responses, training curves
     for chart in charts:
         assert set(json.loads(page.scripts[chart])) == {"data", "layout"}
 
 
+def curves(page: Page) -> dict[str, list[dict[str, Any]]]:
+    """The traces of each chart of training curves, by its title."""
+    drawn = [json.loads(page.scripts[chart]) for chart in page.all("div", "data-chart")]
+    return {
+        chart["layout"]["yaxis"]["title"]["text"]: chart["data"]
+        for chart in drawn
+        if chart["layout"]["xaxis"]["title"]["text"] == "activations trained on"
+    }
+
+
+def test_training_curves_say_what_text_they_were_measured_on(tmp_path: Path) -> None:
+    make_sweep(tmp_path, **SMALL)
+    page = report(tmp_path)
+    names = ("CE loss recovered", "Explained variance", "L0", "Loss", "Explained variance", "L0")
+    where = ["on held-out clean text"] * 3 + ["on training text, masked as set"] * 3
+    assert list(curves(page)) == [f"{name} {text}" for name, text in zip(names, where, strict=True)]
+    assert "On held-out clean text all runs are measured alike, with the thresholds as learned so far" in page.shown
+
+
 def test_held_out_metrics_are_drawn_where_they_were_measured(tmp_path: Path) -> None:
     members = make_sweep(tmp_path, **SMALL)
-    members[0].folder.metrics.write_text("step,tokens,loss,val/ce_recovered\n1,64,0.5,\n2,128,0.4,0.8\n4,256,0.3,0.9\n")
+    for member in members:
+        member.folder.metrics.write_text("step,tokens,loss,val/l0\n1,64,0.5,\n")
+    measured = members[-1].folder
+    measured.metrics.write_text("step,tokens,loss,val/ce_recovered\n1,64,0.5,\n2,128,0.4,0.8\n4,256,0.3,0.9\n")
+    drawn = curves(report(tmp_path))
+    assert list(drawn) == ["CE loss recovered on held-out clean text", "Loss on training text, masked as set"]
+    (trace,) = drawn["CE loss recovered on held-out clean text"]  # and no empty ones of other arms, nor their names
+    assert trace["name"] == "mask rate 0.2"
+    assert trace["meta"] == {"labels": [measured.run_id], "lengths": [3]}
+    assert len(drawn["Loss on training text, masked as set"]) == 3
+
+
+@pytest.mark.parametrize(("at_most", "kept"), [(9 * 25, 25), (10**6, 40), (1, 10)])
+def test_long_curves_are_thinned_and_keep_their_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: int, kept: int
+) -> None:
+    monkeypatch.setattr("masked_sae.report.charts._POINTS", at_most)  # as more runs would
+    make_sweep(tmp_path, rates=(0.0,), ks=(8,), seeds=range(9), steps=200, only=("core/explained_variance",))
+    found = read_runs([tmp_path])
+    charts = dict(curve_charts(found, read_design(found)))
+    (trace,) = charts["Loss on training text, masked as set"].data
+    assert trace.meta["lengths"] == [kept + 1] * 9
+    assert trace.x[0] == 1024 and trace.x[kept - 1] == 200 * 1024 and np.isnan(trace.x[kept])
+    assert (np.diff(trace.x[:kept]) > 0).all()
+
+
+def test_an_arm_has_one_colour_on_fronts_and_curves(tmp_path: Path) -> None:
+    break_members(make_sweep(tmp_path, **SMALL))
     page = report(tmp_path)
-    drawn = [json.loads(page.scripts[chart]) for chart in page.all("div", "data-chart")]
-    (held_out,) = [chart for chart in drawn if "held-out text while" in chart["layout"]["yaxis"]["title"]["text"]]
-    (trace,) = [trace for trace in held_out["data"] if trace["meta"]["labels"]]
-    assert trace["meta"] == {"labels": [members[0].folder.run_id], "lengths": [3]}
+    front = json.loads(page.scripts[page.all("div", "data-chart")[0]])["data"]
+    colour_of = {trace["name"]: trace["line"]["color"] for trace in front if "line" in trace}
+    assert list(colour_of) == ["unmasked", "mask rate 0.1", "mask rate 0.2"]
+    for traces in curves(page).values():
+        *arms, unfinished = traces
+        assert {trace["name"]: trace["line"]["color"] for trace in arms} == colour_of
+        assert unfinished["name"] == "not finished" and unfinished["line"]["color"] not in colour_of.values()
 
 
 def test_everything_that_comes_from_data_is_escaped(tmp_path: Path) -> None:
@@ -123,14 +178,33 @@ def test_members_without_results_are_named_with_their_reason(tmp_path: Path) -> 
 
 def test_what_the_runs_were_trained_with_is_told_of_each_kind_and_what_is_not_known(tmp_path: Path) -> None:
     members = make_sweep(tmp_path, **SMALL)
-    old = {"began": "", "step": 0, "commit": "abc123", "versions": {"torch": "2.6.0"}, "device": "<i>GPU", "threads": 2}
+    old = ATTEMPT | {"commit": "abc123", "versions": {"torch": "2.6.0"}, "device": "<i>GPU"}
     new = old | {"versions": {"torch": "2.13.0"}}
     for member in members[:10]:
         member.folder.attempts.write_text(json.dumps([old, old, new] if member is members[0] else [old]))
+    for member in members[10:]:
+        member.folder.attempts.unlink()
     shown = report(tmp_path).shown
+    assert "trained with, in whole or in part: one that was resumed may count more than once" in shown
     assert "10 runs on <i>GPU: commit abc123, torch 2.6.0" in shown
     assert "1 run on <i>GPU: commit abc123, torch 2.13.0" in shown
     assert "17 runs do not say" in shown
+
+
+def test_what_runs_were_trained_with_is_told_in_the_order_of_their_number_and_time(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    devices = [f"GPU {name}" for name in "hbgcafde"]
+    attempts = [ATTEMPT | {"device": device} for device in devices]
+    members[0].folder.attempts.write_text(json.dumps(attempts))
+    shown = report(tmp_path).shown
+    assert re.findall(r"\d+ runs? on ([\w ]+):", shown) == ["a CPU", *devices]
+
+
+def test_where_nothing_has_begun_nothing_is_said_of_what_it_was_trained_with(tmp_path: Path) -> None:
+    for member in make_sweep(tmp_path, **SMALL):
+        rmtree(member.folder.path)
+    shown = report(tmp_path).shown
+    assert "What the runs were trained with" not in shown and "This report was written at" in shown
 
 
 def test_a_sweep_of_which_nothing_is_done_still_gets_a_page(tmp_path: Path) -> None:

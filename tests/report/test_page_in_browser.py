@@ -65,7 +65,7 @@ def page(browser: Any, sweep: Path) -> Any:
 
 def test_all_charts_are_drawn_without_a_word_on_the_console(page: Any) -> None:
     count = page.execute_script("return document.querySelectorAll('.chart').length")
-    assert count == 7 + 2 * 7 + 3
+    assert count == 7 + 2 * 7 + 6
     for i in range(count):
         page.execute_script("document.querySelectorAll('.chart')[arguments[0]].scrollIntoView()", i)
         wait_for(

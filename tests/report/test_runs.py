@@ -1,7 +1,9 @@
 """Run folders of every kind are read, and those without results are named with their reason."""
 
 import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from making import compose
 from masked_sae.errors import InputError
 from masked_sae.report.runs import read_curve, read_runs
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.lock import owner_file_of
+from masked_sae.runs.state import RunState
 
 SMALL = {"rates": (0.0, 0.1), "ks": (8, 16), "seeds": (0, 1)}
 
@@ -38,6 +42,22 @@ def test_failed_missing_and_half_done_members_are_named_with_their_reason(tmp_pa
     assert len(runs.measured) == 5
     gone = runs.table.set_index("run_id").loc["rate0.0-k8-seed1"]
     assert (gone["mask.token.rate"], gone["sae.k"], gone["seed"]) == (0.0, 8, 1)  # as the sweep's record says
+
+
+@pytest.mark.parametrize(("heard_of", "alive"), [("owner", True), ("state", True), ("neither", False)])
+def test_a_run_that_was_killed_is_told_from_one_that_runs(tmp_path: Path, heard_of: str, alive: bool) -> None:
+    folder = make_sweep(tmp_path, **SMALL)[0].folder
+    folder.results.unlink()
+    now, long_ago = datetime.now(UTC), "2026-01-02T03:04:05+00:00"
+    running = RunState(folder.run_id, "running", step=2, steps=4, updated=long_ago)
+    if heard_of == "state":
+        running = replace(running, updated=now.isoformat())
+    folder.state.write_text(json.dumps(asdict(running)))
+    owner_file_of(folder.lock).write_text("{}")
+    os.utime(owner_file_of(folder.lock), (now.timestamp() if heard_of == "owner" else 0,) * 2)
+    ((_, row),) = read_runs([tmp_path]).unfinished.iterrows()
+    gone = f"; no sign of life since {long_ago}: its process is probably gone"
+    assert (row["status"], row["reason"]) == ("running", "2 of 4 steps" + ("" if alive else gone))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"metrics": 3}', '{"status": "done"}'])

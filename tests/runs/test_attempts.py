@@ -1,32 +1,67 @@
 """What runs are trained with, on record."""
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from masked_sae.runs.attempts import find_commit, note_attempt, read_attempts
+from masked_sae.runs import attempts
+from masked_sae.runs.attempts import find_software, note_attempt, read_attempts
+
+CPU = torch.device("cpu")
 
 
-def test_attempts_are_kept_in_order(tmp_path: Path) -> None:
-    path = tmp_path / "attempts.json"
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "attempts.json"
+
+
+def test_attempts_are_kept_in_order(path: Path) -> None:
     assert read_attempts(path) == []
-    note_attempt(path, 0, torch.device("cpu"))
-    note_attempt(path, 7, torch.device("cpu"))
+    note_attempt(path, 0, CPU)
+    note_attempt(path, 7, CPU)
     first, second = read_attempts(path)
     assert (first.step, second.step) == (0, 7)
-    assert first.versions["torch"] == torch.__version__ and first.versions["masked-sae"]
+    assert first.software == second.software == find_software()
+    assert first.software.versions["torch"] == torch.__version__ and first.software.versions["masked-sae"]
     assert first.began <= second.began and first.device and first.threads == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("content", ["", "[{}]", "{}", '[{"step": 1}]', "5"])
-def test_a_damaged_record_says_nothing(tmp_path: Path, content: str) -> None:
-    (tmp_path / "attempts.json").write_text(content)
-    assert read_attempts(tmp_path / "attempts.json") == []
+@pytest.mark.parametrize("content", ["", "[{}]", "{}", '[{"step": 1}]', "5", "[null]"])
+def test_a_damaged_record_says_nothing(path: Path, content: str) -> None:
+    path.write_text(content)
+    assert read_attempts(path) == []
 
 
-def test_the_commit_is_gits_own() -> None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert find_commit().partition(" ")[0] == (said.stdout.strip() if said.returncode == 0 else "")
+def test_entries_of_other_versions_are_kept_and_read_as_far_as_they_can_be(path: Path) -> None:
+    note_attempt(path, 0, CPU)
+    (entry,) = json.loads(path.read_text())
+    others = [entry | {"later": 1}, entry | {"versions": None}, {"step": 5}]
+    path.write_text(json.dumps(others))
+    note_attempt(path, 9, CPU)
+    assert json.loads(path.read_text())[:3] == others
+    assert [attempt.step for attempt in read_attempts(path)] == [0, 9]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_gits_own_and_changes_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "attempts.py"
+    module.write_text("")
+    monkeypatch.setattr(attempts, "__file__", str(module))
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert find_software().commit == ""  # no checkout
+    git("init")
+    assert find_software().commit == ""  # somebody else's
+    git("add", "attempts.py")
+    git("commit", "-m", "one")
+    head = git("rev-parse", "HEAD")
+    assert find_software().commit == head
+    module.write_text("changed")
+    assert find_software().commit == f"{head} with changes that are not committed"

@@ -9,7 +9,7 @@ from composing import small_config
 
 from masked_sae.config import RunConfig
 from masked_sae.preparation import identify
-from masked_sae.runs.identity import run_id
+from masked_sae.runs.identity import HOW, is_part_of, run_id
 
 
 @pytest.fixture
@@ -43,6 +43,11 @@ def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Pat
         data=replace(config.data, path=[str(copytree(config.data.path[0], tmp_path / "text copy"))], store_dir="x"),
     )
     assert name(same) == name(config)
+
+
+def test_a_setting_holds_those_below_it_and_none_that_begin_alike() -> None:
+    assert is_part_of("trainer", HOW) and is_part_of("trainer.threads", HOW) and is_part_of("data.store_dir", HOW)
+    assert not is_part_of("trainers", HOW) and not is_part_of("data", HOW) and not is_part_of("data.store_dirs", HOW)
 
 
 def test_every_setting_of_the_result_does(config: RunConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 
-from masked_sae.callbacks.curve import Metrics, Row
+from masked_sae.callbacks.row import Metrics, Row
 from masked_sae.callbacks.validation import Validation
 from masked_sae.module import SAEModule
 from masked_sae.saes.batch_topk import BatchTopKSAE
@@ -17,9 +17,9 @@ from masked_sae.stopwatch import Stopwatch
 
 Sink = Callable[[Row], None]
 
-# What is measured at a step, and which of a metric's values sums up a run. Shares are from 0 to 1; `lm_time_share` is
-# the LM's of the time since the last measured step, `seconds` is the whole run's, memory is the process's on CPU and
-# torch's on CUDA.
+# What is measured at a step, and which of a metric's values sums up a run. Shares are from 0 to 1; `tokens_per_second`
+# and `lm_time_share` are of the time in training since the last measured step, `seconds` is the whole run's, memory is
+# the process's on CPU and torch's on CUDA: the most until now, whatever for.
 COLUMNS: dict[str, Literal["min", "max", "last"]] = {
     "loss": "min",
     "reconstruction_loss": "min",
@@ -38,12 +38,11 @@ COLUMNS: dict[str, Literal["min", "max", "last"]] = {
 
 
 class MetricsCallback(pl.Callback):
-    """Hands the metrics of every `every`-th step, of those that are validated, and of the last, to the sinks.
+    """Hands what is measured to the sinks: at every `every`-th step, at those that are validated, and at the last.
 
     Args:
         sinks: each is called with the same row.
         batch_size: activations for one step.
-        every: steps between two calls.
         lm_watch: the time that the LM takes for the stream.
         validation: what is measured on held-out text, and when.
         seconds: spent in training before this attempt.
@@ -92,7 +91,7 @@ class MetricsCallback(pl.Callback):
             row = Row(self.latest | validated, histograms)
             for sink in self._sinks:
                 sink(row)
-            self._last_time = time.monotonic()  # neither is training
+            self._last_time = time.monotonic()  # validation and sinks are no training
 
     def _measure(self, module: SAEModule) -> Metrics:
         output = module.output

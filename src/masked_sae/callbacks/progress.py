@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from masked_sae.callbacks.curve import Row
+from masked_sae.callbacks.row import Row
 from masked_sae.module import SAEModule
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from masked_sae.callbacks.curve import Histogram, Metrics
+from masked_sae.callbacks.row import Histogram, Metrics
+from masked_sae.errors import NonFiniteError
 from masked_sae.evals.core import evaluate_core
 from masked_sae.lm import LM
 from masked_sae.saes import SAE, for_inference
@@ -15,7 +16,7 @@ VALIDATED: dict[str, Literal["max", "last"]] = {
     "val/explained_variance": "max",
     "val/ce_recovered": "max",
 }
-_DENSE = 0.1  # not among them
+_DENSE_FREQUENCY = 0.1  # of a metric that is not among them
 
 
 class Validation:
@@ -40,14 +41,21 @@ class Validation:
         return step % self._every == 0 or step == steps
 
     def measure(self, sae: SAE) -> tuple[Metrics, Mapping[str, Histogram]]:
-        """`VALIDATED` (CE recovered only where the LM has an output layer), and histograms over latents."""
+        """`VALIDATED` (CE recovered only where the LM has an output layer), and histograms over latents.
+
+        Raises:
+            NonFiniteError: a weight of the SAE is NaN or infinite.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in sae.parameters()):
+            valid = "finite numbers: lower optim.lr, or set optim.gradient_clip"
+            raise NonFiniteError(f"a weight of the SAE is NaN or infinite; expected {valid}")
         core = evaluate_core(
             for_inference(sae, self._scale),
             self._lm,
             self._layout,
             tokens=self._tokens,
             batch_size=self._batch_size,
-            dense_frequency=_DENSE,
+            dense_frequency=_DENSE_FREQUENCY,
             known=self._known,
         )
         self._known = core.metrics

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ _RATES = ("mask.token.rate", "mask.latent.rate", "mask.input.rate")
 _ALWAYS = ("core/explained_variance", "core/ce_recovered")  # shown where nothing is measured yet
 _TRAINING = {
     "train/loss": "Loss",
+    "train/reconstruction_loss": "Loss: reconstruction",
+    "train/auxiliary_loss": "Loss: auxiliary",
     "train/explained_variance": "Explained variance",
     "train/l0": "L0",
     "train/dead_latents": "Dead latents (share)",
@@ -50,10 +53,10 @@ def read_dashboard(
     Raises:
         InputError: a sweep cannot be read, its runs do not log to W&B, or do so in several projects.
     """
-    runs = read_runs(list(dict.fromkeys(sweeps)))
-    logged = _logged(runs)
+    runs = of_wandb(read_runs(list(dict.fromkeys(sweeps))))
+    logged = runs.table[runs.table["name"].notna()]
     if logged.empty:
-        valid = "runs that log to W&B; none of these has begun with logger.wandb.mode other than disabled"
+        valid = "runs that log to W&B; none of these was trained here with logger.wandb.mode other than disabled"
         raise InputError("sweep", ",".join(map(str, sweeps)), valid)
     project = _the_only("project", logged, project)
     if project is None:
@@ -65,15 +68,19 @@ def read_dashboard(
 def build_workspace(runs: Runs, design: Design, entity: str, project: str) -> ws.Workspace:
     """Sections for fronts, mask response, parallel coordinates and training, over the runs of the sweeps' W&B groups.
 
-    Runs are coloured by mask rate, as in the report. They are not grouped: a group is one point in W&B's scatter plots.
+    Runs are coloured by the first mask rate that differs; the report has a colour for each way of masking. They are not
+    grouped: a group is one point in W&B's scatter plots.
+
+    Args:
+        runs: see `of_wandb`.
     """
-    logged = _logged(runs)
-    groups = sorted({str(name) for name in logged["name"]})
-    metrics = headline_metrics(key for key in runs.metrics if logged[key].notna().any())
+    groups = sorted({str(name) for name in runs.table["name"].dropna()})
+    metrics = headline_metrics(key for key in runs.metrics if runs.table[key].notna().any())
     metrics = metrics or [describe(key) for key in _ALWAYS]
     rates = [key for key in _RATES if key in design.varied] or [_RATES[0]]
     colours = _colours(runs, rates[0])
-    lines = min(max(len(runs.table), _FEWEST_LINES), _MOST_LINES)
+    in_groups = len(runs.table) + len(groups)  # each group has a W&B run of the whole sweep besides
+    lines = min(max(in_groups, _FEWEST_LINES), _MOST_LINES)
     sections = [
         _section("Pareto", [_front(metric, rates[0], colours) for metric in metrics]),
         _section("Mask response", [_response(metric, rate) for rate in rates for metric in metrics]),
@@ -94,10 +101,16 @@ def build_workspace(runs: Runs, design: Design, entity: str, project: str) -> ws
     )
 
 
-def _logged(runs: Runs) -> pd.DataFrame:
-    """The runs that W&B knows or may come to know."""
-    named = runs.table.reindex(columns=[*runs.table.columns, *({"name", "logger.wandb.mode"} - set(runs.settings))])
-    return named[named["name"].notna() & (named["logger.wandb.mode"] != "disabled")]
+def of_wandb(runs: Runs) -> Runs:
+    """The runs that W&B knows or may come to know; a `name`, which is their W&B group, have those that have begun.
+
+    Left out are runs that do not log to W&B, and SAEs from elsewhere: they were measured here, but trained in no step.
+    """
+    table = runs.table if "name" in runs.table else runs.table.assign(name=None)
+    modes = table.get("logger.wandb.mode", pd.Series(None, index=table.index, dtype="object"))
+    has_results = table["status"].isin(["done", "not measured"])
+    elsewhere = has_results & ((table["steps"] == 0) | table["name"].isna())
+    return replace(runs, table=table[(modes != "disabled") & ~elsewhere])
 
 
 def _the_only(key: str, logged: pd.DataFrame, chosen: str | None) -> str | None:
@@ -176,7 +189,7 @@ def _rates(runs: Runs, key: str) -> "pd.Series[float]":
 
 
 def _colours(runs: Runs, rate: str) -> dict[float, str]:
-    """A colour for each mask rate: the report's."""
+    """A colour for each mask rate: the report's where its ways of masking are these rates."""
     found = distinct(_rates(runs, rate))
     return {float(value): look(place, len(found)).colour for place, value in enumerate(found)}
 

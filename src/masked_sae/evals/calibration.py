@@ -29,7 +29,8 @@ def calibrated(
     Where fewer than `k` are positive on average, the threshold is 0.
 
     Args:
-        indices: sequences of the layout, none of them used for the core metrics.
+        indices: sequences of the layout; those of `sequences_to_calibrate` are not used for the core metrics, unless
+            there are fewer than four in all.
         batch_size: sequences per forward.
     """
     values: list[Tensor] = []

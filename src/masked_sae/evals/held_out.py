@@ -18,17 +18,20 @@ _CALIBRATES = 4  # every so many held-out sequences, one
 
 
 def sequences_to_measure(layout: Layout, tokens: int) -> NDArray[np.int64]:
-    """Sequences with about `tokens` tokens, none of which sets a threshold: see `sequences_to_calibrate`."""
+    """Sequences with about `tokens` tokens; where there are four or more, none of `sequences_to_calibrate`."""
     return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES != _CALIBRATES - 1)
 
 
 def sequences_to_calibrate(layout: Layout, tokens: int) -> NDArray[np.int64]:
-    """Every fourth sequence, or as many of these as have about `tokens` tokens."""
+    """Every fourth sequence, or as many of these as have about `tokens` tokens; of fewer than four, any."""
     return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES == _CALIBRATES - 1)
 
 
 def sequences_of_all(layout: Layout, tokens: int) -> NDArray[np.int64]:
-    """Sequences with about `tokens` tokens, those that calibrate among them: for what no threshold decides alone."""
+    """Sequences with about `tokens` tokens, whether or not they may have set a threshold.
+
+    For metrics that one number for all latents, chosen for its L0, cannot be fitted to.
+    """
     return _spread(layout, tokens, np.ones(len(layout), dtype=np.bool_))
 
 

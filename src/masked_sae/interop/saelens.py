@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,7 +18,13 @@ from masked_sae.saes import InferenceSAE
 
 _FORMAT_VERSION = "6.54.0"  # of SAELens; below 6 it would read another format
 _CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
-READABLE = ("jumprelu", "topk", "standard", "gated")
+_OF_LATENTS = {  # what an architecture has beside W_enc, W_dec and b_dec: vectors over latents
+    "jumprelu": ("b_enc", "threshold"),
+    "topk": ("b_enc",),
+    "standard": ("b_enc",),
+    "gated": ("b_gate", "r_mag", "b_mag"),
+}
+READABLE = tuple(_OF_LATENTS)
 
 
 def export_sae(folder: Path, sae: InferenceSAE, metadata: dict[str, Any]) -> None:
@@ -59,39 +65,63 @@ def load_sae(folder: Path) -> tuple[InferenceSAE, dict[str, Any]]:
         InputError: the folder holds none, or one that does more than encode and decode an activation.
     """
     config = _read_config(folder)
-    try:
-        weights = {name: tensor.float() for name, tensor in load_file(folder / _WEIGHTS).items()}
-        return _assemble(config, weights), dict(config.get("metadata") or {})
-    except (ValueError, SafetensorError) as error:
-        raise InputError("sae", folder, f"a readable SAE ({error})") from error
-    except KeyError as error:
-        raise InputError("sae", folder, f"an SAE of its architecture: {error} is missing") from error
+    _check_weights(folder, config["architecture"])
+    weights = {name: tensor.float() for name, tensor in load_file(folder / _WEIGHTS).items()}
+    return _assemble(config, weights), config["metadata"]
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata of an SAE, without its weights.
+    """The metadata of an SAE, without reading its weights.
 
     Raises:
-        InputError: as `load_sae`, as far as `cfg.json` tells.
+        InputError: as `load_sae`: the file of weights is looked at, for its length and for names and shapes.
     """
-    return dict(_read_config(folder).get("metadata") or {})
+    config = _read_config(folder)
+    _check_weights(folder, config["architecture"])
+    return config["metadata"]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """`cfg.json`, with what is read of it in the form that it should have."""
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise InputError("sae", folder, f"a folder in SAELens' format: it holds no {name}")
     try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
-    except ValueError as error:
-        raise InputError("sae", folder, f"a readable SAE ({error})") from error
+        config: Any = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = {**config, "metadata": dict(config.get("metadata") or {})}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError("sae", folder, f"a readable SAE: its {_CONFIG} is none ({error})") from error
     architecture = config.get("architecture")
     if architecture not in READABLE:
         raise InputError("sae", folder, f"an architecture of {', '.join(READABLE)}; this is {architecture}")
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") not in ("none", None):
             raise InputError("sae", folder, f"{key}=none (fold it into the weights first); this has {config[key]}")
+    k = config.get("k")
+    if architecture == "topk" and not (isinstance(k, (int, float)) and k >= 1 and k % 1 == 0):
+        raise InputError("sae", folder, f"a whole number above 0 as k; this is {k}")
     return config
+
+
+def _check_weights(folder: Path, architecture: str) -> None:
+    """Reads the head of the file alone. A file that was cut does not open: the head tells its length."""
+    try:
+        with safe_open(folder / _WEIGHTS, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        raise InputError("sae", folder, f"a readable SAE: its {_WEIGHTS} is none ({error})") from error
+    W_enc_shape = shapes.get("W_enc", ())
+    if len(W_enc_shape) != 2:
+        raise InputError("sae", folder, f"W_enc of [d_in, d_sae] in {_WEIGHTS}; it has {_shown(shapes, 'W_enc')}")
+    D, F = W_enc_shape
+    needed = {"W_dec": (F, D), "b_dec": (D,), **dict.fromkeys(_OF_LATENTS[architecture], (F,))}
+    for name, shape in needed.items():
+        if shapes.get(name) != shape:
+            raise InputError("sae", folder, f"{name} of {list(shape)} in {_WEIGHTS}; it has {_shown(shapes, name)}")
+
+
+def _shown(shapes: dict[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "none"
 
 
 def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> InferenceSAE:

@@ -31,6 +31,14 @@ class Metric:
     def family(self) -> str:
         return self.key.split("/")[0]
 
+    @property
+    def axis_label(self) -> str:
+        return f"{self.label} [{self.unit}]" if self.unit else self.label
+
+    @property
+    def l0_axis_label(self) -> str:
+        return "L0 on clean text [latents per token]" if self.l0 == CLEAN_L0 else "L0 [latents per token]"
+
 
 @dataclass(frozen=True)
 class _Entry:

@@ -26,19 +26,23 @@ from masked_sae.report.series import (
     series_limits,
 )
 
-_POINTS = 40  # of each training curve
+_FEWEST_POINTS, _MOST_POINTS = 10, 40  # of a training curve
+_POINTS = 25_000  # of all curves of a chart, so that the page of many runs opens quickly
 _CURVES = {
-    "loss": "Training loss",
-    "explained_variance": "Explained variance while training",
-    "l0": "L0 while training",
-    "val/ce_recovered": "CE loss recovered on held-out text while training",
+    "val/ce_recovered": "CE loss recovered on held-out clean text",
+    "val/explained_variance": "Explained variance on held-out clean text",
+    "val/l0": "L0 on held-out clean text",
+    "loss": "Loss on training text, masked as set",
+    "explained_variance": "Explained variance on training text, masked as set",
+    "l0": "L0 on training text, masked as set",
 }
+_UNFINISHED = "#777777"  # no arm's colour
 _GREY = "#e4e4e4"
 
 
 def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str, str]) -> go.Figure:
     """A metric against L0: runs as small points that carry a link, seed means as lines with the seeds' range."""
-    figure = _figure(_l0_title(metric), _title(metric))
+    figure = _figure(metric.l0_axis_label, _text(metric.axis_label))
     all_fronts = fronts(runs, design, metric)
     for front in all_fronts:
         style = look(front.arm, len(design.arms))
@@ -81,7 +85,7 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
 
 def level_chart(design: Design, finding: Finding) -> go.Figure:
     """The metric at each sparsity against the mask rate, with 95 % intervals over seeds."""
-    figure = _response_figure(design, _title(finding.metric))
+    figure = _response_figure(design, _text(finding.metric.axis_label))
     lines = levels(design, finding)
     for line in lines:
         notes = [f"L0 {l0:.3g}, {seeds} seed(s)" for l0, seeds in zip(line.l0_K, line.seeds_K, strict=True)]
@@ -100,23 +104,27 @@ def difference_chart(design: Design, finding: Finding) -> go.Figure:
 
 
 def curve_charts(runs: Runs, design: Design) -> list[tuple[str, go.Figure]]:
-    """Training curves of all runs laid over each other, one trace for each way of masking; also of unfinished runs."""
+    """What was measured while training, of all runs laid over each other: a trace for each arm that has it, coloured as
+    on its fronts, and one for unfinished runs.
+    """
     whole = {index: read_curve(Path(folder)) for index, folder in runs.table["folder"].items()}
-    names = [arm.label for arm in design.arms]
-    other = [index for index in runs.unfinished.index if not whole[index].empty]
-    members = [(name, list(design.places.index[design.places["arm"] == arm])) for arm, name in enumerate(names)]
-    if other:
-        members.append(("not finished", other))
+    points = min(max(_POINTS // len(whole), _FEWEST_POINTS), _MOST_POINTS)
+    members = [
+        (arm.label, design.places.index[design.places["arm"] == place], look(place, len(design.arms)).colour, "solid")
+        for place, arm in enumerate(design.arms)
+    ]
+    members.append(("not finished", runs.unfinished.index, _UNFINISHED, "dot"))
     charts: list[tuple[str, go.Figure]] = []
     for column, title in _CURVES.items():
-        curves = {index: _thinned(curve, column) for index, curve in whole.items() if column in curve}
+        thinned = {index: _thinned(curve, column, points) for index, curve in whole.items() if column in curve}
+        curves = {index: curve for index, curve in thinned.items() if len(curve)}
         if not curves:
             continue
         figure = _figure("activations trained on", title)
-        for place, (name, indices) in enumerate(members):
+        for name, indices, colour, dashed in members:
             shown = [(str(runs.table.at[index, "run_id"]), curves[index]) for index in indices if index in curves]
-            dashed = "dot" if name == "not finished" else "solid"
-            figure.add_trace(_curve_trace(name, shown, column, look(place, len(members)).colour, dashed))
+            if shown:
+                figure.add_trace(_curve_trace(name, shown, column, colour, dashed))
         if column == "loss":
             losses = [curve[column].to_numpy(dtype=np.float64) for curve in curves.values()]
             figure.update_yaxes(type="log", **_log_ticks(np.concatenate(losses), 10.0))
@@ -204,12 +212,12 @@ def _limited(figure: go.Figure, limits: tuple[float, float] | None) -> go.Figure
     return figure
 
 
-def _thinned(curve: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows where it was measured, or some of them."""
+def _thinned(curve: pd.DataFrame, column: str, points: int) -> pd.DataFrame:
+    """The rows where it was measured, or so many of them, first and last among them."""
     curve = curve[["tokens", column]].dropna()
-    if len(curve) <= _POINTS:
+    if len(curve) <= points:
         return curve
-    return curve.iloc[np.unique(np.linspace(0, len(curve) - 1, _POINTS).round().astype(int))]
+    return curve.iloc[np.linspace(0, len(curve) - 1, points).round().astype(int)]
 
 
 def _joined(curves: Sequence[pd.DataFrame], column: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -230,14 +238,6 @@ def _log_ticks(values: NDArray[np.float64], base: float) -> dict[str, Any]:
     ticks = powers if base == 2 else np.concatenate([powers, 2 * powers, 5 * powers])
     ticks = np.sort(ticks[(ticks >= low) & (ticks <= high)])
     return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-
-
-def _title(metric: Metric) -> str:
-    return f"{_text(metric.label)} [{metric.unit}]" if metric.unit else _text(metric.label)
-
-
-def _l0_title(metric: Metric) -> str:
-    return "L0 on clean text [latents per token]" if metric.l0.startswith("core/") else "L0 [latents per token]"
 
 
 def _text(text: str) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from masked_sae.report.runs import Runs
-from masked_sae.runs.identity import HOW
+from masked_sae.runs.identity import HOW, is_part_of
 from masked_sae.runs.table import heading
 
 _SPARSITY = re.compile(r"sae\.(k|\w*(l0|l1|sparsity)\w*)")
 _MASK_DEFAULTS: dict[str, Any] = {"rate": 0.0, "schedule": "constant", "initial_rate": 0.0}
 # Runs that differ in these alone are still compared: as repetitions (seed), or as the same but for rounding. Unlike in
 # a run's id, another LM is something else, and so is another way of measuring.
-_COMPARABLE = (*HOW, "name", "seed", "lm.batch_size", "eval.families", "eval.batch_size", "eval.cache_dir")
+_COMPARABLE = (*HOW, "name", "seed", "lm.batch_size", "eval.families", "eval.batch_size")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read_design(runs: Runs) -> Design:
     stratum_keys = [
         key
         for key in differing
-        if not (key.startswith("mask.") or key in sparsity_keys or _is_comparable(key))
+        if not (key.startswith("mask.") or key in sparsity_keys or is_part_of(key, _COMPARABLE))
         and not _follows(table, key, sparsity_keys)
     ]
     stratum_of, strata = _labelled(known, stratum_keys)
@@ -78,14 +78,12 @@ def read_design(runs: Runs) -> Design:
         stratum_of = stratum_of.reindex(table.index, fill_value=len(strata) - 1)
     seed = table["seed"] if "seed" in table else pd.Series(float("nan"), index=table.index)
     places = pd.DataFrame({"arm": arm_of, "sparsity": sparsity_of, "stratum": stratum_of, "seed": seed})
-    values = {key: distinct(runs.table[key]) for key in runs.settings if not _is_comparable(key) or key == "seed"}
+    values = {
+        key: distinct(runs.table[key]) for key in runs.settings if not is_part_of(key, _COMPARABLE) or key == "seed"
+    }
     varied = {key: found for key, found in values.items() if len(found) > 1}
     fixed = {key: found[0] for key, found in values.items() if len(found) == 1}
     return Design(arms, sparsities, strata, places, varied, fixed)
-
-
-def _is_comparable(key: str) -> bool:
-    return any(key == setting or key.startswith(f"{setting}.") for setting in _COMPARABLE)
 
 
 def _mask_of(row: "pd.Series[Any]", settings: Iterable[str]) -> dict[str, Any]:

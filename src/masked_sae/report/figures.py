@@ -75,7 +75,7 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
             label=front.name,
         )
     _log_l0(axes)
-    axes.set(xlabel=_l0_label(metric), ylabel=_label(metric))
+    axes.set(xlabel=metric.l0_axis_label, ylabel=metric.axis_label)
     axes.legend()
     return figure
 
@@ -87,7 +87,7 @@ def response_figure(design: Design, finding: Finding) -> Figure:
     x_A, labels = positions(design)
     at_sparsity, at_l0 = levels(design, finding), differences(design, finding)
     _draw(left, at_sparsity, series_limits(at_sparsity))
-    left.set(ylabel=_label(finding.metric))
+    left.set(ylabel=finding.metric.axis_label)
     _draw(right, at_l0, series_limits(at_l0, 0.0))
     right.axhline(0, color="0.4", linewidth=0.8)
     right.set(ylabel="masked minus unmasked")
@@ -125,14 +125,6 @@ def _log_l0(axes: Axes) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _label(metric: Metric) -> str:
-    return f"{metric.label} [{metric.unit}]" if metric.unit else metric.label
-
-
-def _l0_label(metric: Metric) -> str:
-    return "L0 on clean text [latents per token]" if metric.l0.startswith("core/") else "L0 [latents per token]"
 
 
 def _slug(text: str) -> str:

@@ -11,27 +11,23 @@ from typing import Any
 
 from masked_sae.report.design import distinct, show_setting
 from masked_sae.report.runs import Runs
-from masked_sae.runs.attempts import find_commit, find_versions, read_attempts
+from masked_sae.runs.attempts import Software, find_software, read_attempts
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.identity import HOW
+from masked_sae.runs.identity import HOW, is_part_of
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
-_ELSEWHERE = HOW  # seed, name, paths of the text and what is measured belong to the command
 
 
 @dataclass(frozen=True)
 class MadeWith:
     """Attributes:
     runs: how many were trained so, in whole or in part.
-    commit: of the working tree, with a note where it had changes; empty outside a checkout.
-    versions: of Python, this project and what it builds on.
-    device: the CPU's or GPU's name; empty for a report.
+    device: the CPU's or GPU's name.
     """
 
     runs: int
-    commit: str
-    versions: Mapping[str, str]
-    device: str = ""
+    software: Software
+    device: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Reproduction:
     sweep: the command that trains all of them; empty where they are no whole grid.
     run: the command that trains one of them again, from its own configuration.
     report: the command that writes this report.
-    trained: with what the runs were trained, as far as they say; most runs first.
+    trained: with what the runs were trained, as far as they say; most runs first. Resumed runs may be in several.
     untold: runs with results that do not say.
     written: with what the report was written.
     """
@@ -50,7 +46,7 @@ class Reproduction:
     report: str
     trained: tuple[MadeWith, ...]
     untold: int
-    written: MadeWith
+    written: Software
 
 
 def reproduce(runs: Runs, sweeps: Sequence[Path], defaults: Mapping[str, Any] | None) -> Reproduction:
@@ -68,7 +64,7 @@ def reproduce(runs: Runs, sweeps: Sequence[Path], defaults: Mapping[str, Any] | 
         f"{run} hydra.run.dir=. hydra.output_subdir=null",
         f"python -m src.report {shlex.quote(f'sweep={folders}')}",
         *_trained_with(runs),
-        MadeWith(0, find_commit(), find_versions()),
+        find_software(),
     )
 
 
@@ -80,22 +76,27 @@ def _trained_with(runs: Runs) -> tuple[tuple[MadeWith, ...], int]:
         run = RunFolder(Path(folder))
         attempts = read_attempts(run.attempts)
         untold += run.results.exists() and not attempts
-        counts.update({(one.commit, tuple(one.versions.items()), one.device) for one in attempts})
-    found = (MadeWith(count, commit, dict(versions), device) for (commit, versions, device), count in counts.items())
-    return tuple(sorted(found, key=lambda made: -made.runs)), untold
+        told = ((one.software.commit, tuple(one.software.versions.items()), one.device) for one in attempts)
+        counts.update(list(dict.fromkeys(told)))  # each once, in order
+    found = [
+        MadeWith(count, Software(commit, dict(versions)), device)
+        for (commit, versions, device), count in counts.most_common()  # of equal counts, the first first
+    ]
+    return tuple(found), untold
 
 
 def _sweep_command(runs: Runs, defaults: Mapping[str, Any]) -> str:
     """What the runs share and differ in, against the defaults, as one command."""
     table = runs.table
+    evaluated = runs.measured if len(runs.measured) else table  # the others may be yet to be
     swept = {key: distinct(table[key]) for key in runs.swept if key in table}
     if not swept or len(table[list(swept)].dropna().drop_duplicates()) != len(list(product(*swept.values()))):
         return ""
     overrides: list[str] = []
     for key in runs.settings:
-        values = distinct(table[key])
-        if key in swept or key.startswith(_ELSEWHERE) or len(values) == 0:
-            continue
+        values = distinct((evaluated if is_part_of(key, ("eval",)) else table)[key])
+        if key in swept or is_part_of(key, HOW) or len(values) == 0:
+            continue  # where and how belong to whoever runs it
         if len(values) > 1:
             return ""
         (value,) = values

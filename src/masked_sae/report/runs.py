@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from masked_sae.errors import InputError
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.lock import DEAD_AFTER_SECONDS, silence
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.runs.sweep import MEMBERS, Member, read_members
 
@@ -108,7 +109,7 @@ def _read(sweep: Path, member: Member) -> tuple[dict[str, Any], dict[str, Any], 
         metrics = _numbers(results["metrics"])
         configuration = dict(flat(results.get("config") or {}))
     except FileNotFoundError:
-        return about | _why_unfinished(state, about.get("reason")), _settings_of(member), {}
+        return about | _why_unfinished(folder, state, about.get("reason")), _settings_of(member), {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"results.json cannot be read ({_one_line(error)})"
         return about | {"status": "damaged", "reason": reason}, _settings_of(member), {}
@@ -118,12 +119,14 @@ def _read(sweep: Path, member: Member) -> tuple[dict[str, Any], dict[str, Any], 
     return about | {"status": "done"}, configuration or _settings_of(member), metrics
 
 
-def _why_unfinished(state: RunState | None, damage: str | None) -> dict[str, str]:
+def _why_unfinished(folder: RunFolder, state: RunState | None, damage: str | None) -> dict[str, str]:
     if state is None:
         return {"status": "damaged" if damage else "missing", "reason": damage or "no results"}
     progress = f"{state.step:,} of {state.steps:,} steps" if state.steps else "no step done"
     if state.status == "done":
         return {"status": "damaged", "reason": "done, but its results.json is gone"}
+    if state.status == "running" and silence(folder.lock, state.updated).total_seconds() > DEAD_AFTER_SECONDS:
+        progress += f"; no sign of life since {state.updated}: its process is probably gone"
     reason = f"{state.error} ({progress})" if state.error else progress
     return {"status": state.status, "reason": reason}
 

@@ -3,10 +3,12 @@
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,49 +19,80 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
+class Software:
+    """Attributes:
+    commit: of the working tree, with a note where it had changes; empty outside a checkout.
+    versions: of Python, this project and what it builds on.
+    """
+
+    commit: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Attempt:
     """Attributes:
     began: UTC, ISO 8601.
     step: optimizer steps that were already done.
-    commit: of the working tree, with a note where it had changes; empty outside a checkout.
-    versions: of Python, this project and what it builds on.
     device: the CPU's or GPU's name.
     threads: of torch, on the CPU.
     """
 
     began: str
     step: int
-    commit: str
-    versions: dict[str, str]
+    software: Software
     device: str
     threads: int
 
 
 def note_attempt(path: Path, step: int, device: torch.device) -> None:
-    """Adds an entry for an attempt that begins now."""
-    began = datetime.now(UTC).isoformat(timespec="seconds")
-    attempt = Attempt(began, step, find_commit(), find_versions(), _name(device), torch.get_num_threads())
-    write_json(path, [asdict(earlier) for earlier in read_attempts(path)] + [asdict(attempt)])
+    """Adds an entry for an attempt that begins now; earlier entries stay as they are, whatever they hold."""
+    entry: dict[str, Any] = {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "step": step,
+        **asdict(find_software()),
+        "device": _name(device),
+        "threads": torch.get_num_threads(),
+    }
+    write_json(path, [*_entries(path), entry])
 
 
 def read_attempts(path: Path) -> list[Attempt]:
-    """The entries, oldest first; none where there is no such file, or it cannot be read."""
+    """The entries that can be read, oldest first."""
+    found = [_parsed(entry) for entry in _entries(path)]
+    return [attempt for attempt in found if attempt is not None]
+
+
+def find_software() -> Software:
+    """What runs here."""
+    return Software(_commit(), _versions())
+
+
+def _entries(path: Path) -> list[Any]:
     try:
-        return [Attempt(**entry) for entry in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError):
+        found: Any = json.loads(path.read_text())
+    except (OSError, ValueError):
         return []
+    return found if isinstance(found, list) else []
 
 
-def find_versions() -> dict[str, str]:
-    """Of Python and the installed packages."""
+def _parsed(entry: Any) -> Attempt | None:
+    """Keys that are not known are passed over: a later version may have written them."""
+    try:
+        versions = {str(name): str(version) for name, version in entry["versions"].items()}
+        software = Software(str(entry["commit"]), versions)
+        return Attempt(str(entry["began"]), int(entry["step"]), software, str(entry["device"]), int(entry["threads"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: found for name in _PACKAGES if (found := _version(name))}
 
 
-def find_commit() -> str:
-    """Of this project's working tree, as `Attempt.commit` tells it."""
-
+def _commit() -> str:
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
@@ -82,7 +115,8 @@ def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        names = [line.partition(":")[2].strip() for line in _CPU_INFO.open() if line.startswith("model name")]
+        lines = _CPU_INFO.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     except OSError:
         names = []
     return names[0] if names else platform.machine()

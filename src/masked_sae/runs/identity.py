@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,14 @@ from typing import Any
 from masked_sae.config import RunConfig
 
 # Settings that say where or how a run is done, not what comes out of it.
-HOW = ("output_dir", "force", "detach", "trainer", "logger", "data.store_dir")
+HOW = ("output_dir", "force", "detach", "trainer", "logger", "data.store_dir", "eval.cache_dir")
 # An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
 _NOT_HASHED = (*HOW, "name", "data.path", "lm.name", "eval")
+
+
+def is_part_of(key: str, settings: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these settings, or belongs to one."""
+    return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 
 def run_id(config: RunConfig, swept: Mapping[str, str], content: str) -> str:

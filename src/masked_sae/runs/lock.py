@@ -12,8 +12,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -43,6 +44,18 @@ class HeldError(RuntimeError):
 def owner_file_of(lock: Path) -> Path:
     """Where the owner of a lock names itself, and shows by touching it that it lives."""
     return lock.with_name(lock.name + ".owner")
+
+
+def silence(lock: Path, updated: str) -> timedelta:
+    """How long ago a run gave its last sign of life: wrote its state, or touched its owner file.
+
+    Args:
+        updated: of its state, ISO 8601.
+    """
+    written = datetime.fromisoformat(updated)
+    with suppress(FileNotFoundError):
+        written = max(written, datetime.fromtimestamp(owner_file_of(lock).stat().st_mtime, UTC))
+    return datetime.now(UTC) - written
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How the members of a sweep are doing: from their folders alone, so from any node, and after the fact."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from masked_sae.runs.lock import owner_file_of
+from masked_sae.runs.lock import silence
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.runs.sweep import Member, read_members
 from masked_sae.runs.table import heading
@@ -68,21 +68,15 @@ def _cells(state: RunState | None) -> list[Text | str]:
     return [*shown, share, f"{rate:,.0f}" if rate else "-", left, *metrics, state.job_id or "-"]
 
 
-def _heartbeat(member: Member) -> datetime:
-    try:
-        touched = owner_file_of(member.folder.lock).stat().st_mtime
-    except FileNotFoundError:
-        touched = 0.0
-    return datetime.fromtimestamp(touched, UTC)
-
-
 def _notes(member: Member, state: RunState | None) -> list[Text]:
     if state is None:
         return [Text(f"missing: {member.label}: no folder {member.folder.path}")]
     if state.error:
         return [Text(f"{state.status}: {member.label}: {state.error}")]
-    silent_for = datetime.now(UTC) - max(datetime.fromisoformat(state.updated), _heartbeat(member))
-    if state.status == "running" and silent_for > _SILENT_AFTER:
+    if state.status != "running":
+        return []
+    silent_for = silence(member.folder.lock, state.updated)
+    if silent_for > _SILENT_AFTER:
         minutes = round(silent_for.total_seconds() / 60)
         return [Text(f"running: {member.label}: silent for {minutes} minutes; start the sweep again to go on with it")]
     return []

@@ -13,19 +13,21 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Generator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-import pytest
 import yaml
 
 Json = dict[str, Any]
 
 _USER = "tester"
 _API_KEY = "0123456789" * 4  # W&B wants 40 characters
+_LOOKS_EVERY_SECONDS = 0.02
 _HISTORY, _EVENTS, _SUMMARY, _OUTPUT = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "output.log"
 
 
@@ -71,6 +73,15 @@ class RecordedRun:
         return [json.loads(line) for _, line in sorted(self.lines.get(_HISTORY, {}).items())]
 
     @property
+    def history_length(self) -> int:
+        return len(self.lines.get(_HISTORY, {}))
+
+    @property
+    def last_step(self) -> int:
+        """Of the history; 0 while it has no row."""
+        return json.loads(self._tail(_HISTORY) or '{"_step": 0}')["_step"]
+
+    @property
     def summary(self) -> Json:
         return json.loads(self._tail(_SUMMARY) or "{}")
 
@@ -108,7 +119,7 @@ class RecordedRun:
             "config": json.dumps(self.config),
             "wandbConfig": json.dumps({"t": telemetry} if telemetry else {}),
             "summaryMetrics": json.dumps(self.summary),
-            "historyLineCount": len(self.lines.get(_HISTORY, {})),
+            "historyLineCount": self.history_length,
             "eventsLineCount": len(self.lines.get(_EVENTS, {})),
             "logLineCount": len(self.lines.get(_OUTPUT, {})),
             "historyTail": tail[_HISTORY],
@@ -169,7 +180,7 @@ class WandbServer:
         self._http.server_close()
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Variables of a process whose W&B is this server; its client sends once a second."""
+        """Variables of a process whose W&B is this server; its client sends once a second, its least."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
         return inherited | {
             "HOME": str(home),
@@ -180,10 +191,15 @@ class WandbServer:
             "NO_PROXY": "127.0.0.1",
         }
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60.0) -> bool:
-        """Whether the condition came true, looked at after each request."""
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120.0) -> bool:
+        """Whether the condition came true, looked at after each request and now and then between them."""
+        deadline = time.monotonic() + seconds
         with self._changed:
-            return self._changed.wait_for(condition, seconds)
+            while not condition():
+                if time.monotonic() > deadline:
+                    return False
+                self._changed.wait(_LOOKS_EVERY_SECONDS)
+        return True
 
     def answer(self, method: str, path: str, body: bytes) -> Json:
         with self._changed:
@@ -193,7 +209,7 @@ class WandbServer:
                 if method == "POST" and path.endswith("/file_stream"):
                     self.runs[path.split("/")[-2]].take(json.loads(body))
                 elif method == "PUT":
-                    _, kind, key, name = path.split("/", 3)
+                    _, kind, key, name = unquote(path).split("/", 3)
                     kept = self.runs[key].files if kind == "run" else self.artifacts[key]["files"]
                     kept[name] = body
                 return {}
@@ -326,10 +342,3 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
         do_GET = do_PUT = do_POST
 
     return Handler
-
-
-@pytest.fixture(name="wandb_server")
-def serve_wandb() -> Generator[WandbServer]:
-    server = WandbServer()
-    yield server
-    server.close()
