@@ -25,7 +25,7 @@ from masked_sae.report.statistics import OUTSIDE, Difference
 from masked_sae.report.tables import data_dictionary
 from masked_sae.runs.table import heading
 
-_ALSO_SHOWN = ("core/dead_latents",)  # in the table of runs, beside L0 and the headline metrics
+_FIRST, _LAST = "core/l0", "core/dead_latents"  # in the table of runs, beside the headline metrics
 _VALUES_SHOWN = 12  # of a setting that differs
 
 
@@ -153,9 +153,8 @@ def _table(runs: Runs, design: Design, link_of: dict[str, str]) -> dict[str, Any
     """Columns and rows of the table of all runs; the page escapes what it shows of them."""
     headings = [heading(key) for key in design.varied]
     several = len(set(runs.table["sweep"])) > 1
-    metrics = [
-        describe(key) for key in runs.metrics if key == "core/l0" or key in _ALSO_SHOWN or describe(key).headline
-    ]
+    shown = [_FIRST, *(metric.key for metric in headline_metrics(runs.metrics)), _LAST]
+    metrics = [describe(key) for key in shown if key in runs.metrics]
     keys = [*design.varied, *(metric.key for metric in metrics), "tokens_per_second"]
     names = [name if headings.count(name) == 1 else key for key, name in zip(design.varied, headings, strict=True)]
     names = [*names, *(metric.label for metric in metrics), "tokens/s"]
