@@ -83,17 +83,20 @@ class ForgivingWandbLogger(WandbLogger):
             artifact.add_dir(str(folder.sae.resolve()), policy="immutable")  # no copy: it will not change
             self.experiment.log_artifact(artifact)
 
+        def detail() -> None:
+            if tables := evaluation_tables(folder.evals):
+                self.experiment.log({"tokens": tokens, **tables}, commit=True)
+
         self._forgive(summarize)
         if self._keeps_sae:
             self._forgive(keep_sae)
-        self.show(evaluation_tables(folder.evals), tokens=tokens)
+        self._forgive(detail)
 
-    def show(self, objects: Mapping[str, Any], **axes: float) -> None:
-        """W&B's own objects, at these values of the axes."""
+    def show(self, objects: Mapping[str, Any]) -> None:
+        """W&B's own objects: tables, plots."""
 
         def log() -> None:
-            if objects:
-                self.experiment.log({**axes, **objects}, commit=True)
+            self.experiment.log(dict(objects), commit=True)
 
         self._forgive(log)
 

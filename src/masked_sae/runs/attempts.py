@@ -87,7 +87,8 @@ def _parsed(entry: Any) -> Attempt | None:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: found for name in _PACKAGES if (found := _version(name))}
+    found = {name: version for name in _PACKAGES if (version := _version(name))}
+    return {"python": platform.python_version(), **found, "torch": torch.__version__}  # torch's own names its build
 
 
 def _commit() -> str:
