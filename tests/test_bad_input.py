@@ -264,4 +264,4 @@ def test_a_disk_too_full_for_the_weights_through_the_command(run: list[str], tmp
     [folder] = (tmp_path / "runs").glob("*/*")
     assert '"failed"' in (folder / "state.json").read_text()
     names = {p.name for p in folder.rglob("*") if p.is_file()}
-    assert names <= {"config.yaml", "state.json", "metrics.csv", ".lock"}
+    assert names <= {"config.yaml", "state.json", "attempts.json", "metrics.csv", "histograms.jsonl", ".lock"}
