@@ -19,8 +19,9 @@ demo: $(STAMP)
 	$(RUN) -m src.train +sweep=mask_rate -m
 	$(RUN) -m src.report sweep=runs/mask_rate
 
+# Two at a time, each file in one process; those on SLURM, which mostly wait, begin first (tests/slurm/conftest.py).
 test: $(STAMP)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check
