@@ -118,7 +118,7 @@ def make(file: Path, sizes: Sizes, seed: int) -> None:
     result = timed(
         times,
         "k-sparse probes and absorption",
-        lambda: evaluate_absorption(concepts, x_PD, f_PF, tensors["W_dec"], truth=truth),
+        lambda: evaluate_absorption(concepts, x_PD, f_PF, tensors["W_dec"], truth=truth)["weight"],
     )
     train_P = ~tensors["test"]
     ranking = fit_probes(f_PF[train_P.numpy()], labels_PC[train_P], SPARSE_FIT, 0)

@@ -6,18 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
 from masked_sae.evals.absorption import (
     AbsorptionResult,
+    GroundTruth,
     absorption_at,
     evaluate_absorption,
     fit_ground_truth,
     split_latents,
 )
 from masked_sae.evals.concepts import Concepts
-from masked_sae.evals.probes import sparse_rows
+from masked_sae.evals.probes import Ranking, sparse_rows
 from masked_sae.evals.reading import Reading
 
 # Four latents in a space of 3, the probe along the first axis: the split latent, two aligned with the probe by
@@ -25,6 +27,17 @@ from masked_sae.evals.reading import Reading
 PROBE = torch.tensor([2.0, 0.0, 0.0])
 DECODER = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0.05, 0, math.sqrt(1 - 0.0025)], [0, 1.0, 0]])
 ALONG = 2.0  # of every activation below
+
+
+def absorption_of(
+    concepts: Concepts,
+    x_PD: Tensor,
+    f_PF: Tensor | csr_array,
+    decoder_FD: Tensor,
+    truth: GroundTruth | None = None,
+    ranking: Ranking = "weight",
+) -> AbsorptionResult:
+    return evaluate_absorption(concepts, x_PD, f_PF, decoder_FD, truth=truth, rankings=(ranking,))[ranking]
 
 
 def at(*latents: float, along: float = ALONG) -> tuple[bool, float]:
@@ -161,7 +174,7 @@ def results(result: AbsorptionResult) -> list[tuple[tuple[int, ...], int, float,
 
 def test_an_sae_that_absorbs_a_known_share_of_a_concept() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
-    result = evaluate_absorption(concepts, x_PD, f_PF, decoder_FD)
+    result = absorption_of(concepts, x_PD, f_PF, decoder_FD)
     assert result.not_measurable is None
     assert results(result) == [((0,), 80, 0.25, 0.25), ((1,), 80, 0.0, 0.0), ((2,), 80, 0.0, 0.0)]
     assert [concept.probe_f1 for concept in result.concepts] == [1.0, 1.0, 1.0]
@@ -178,7 +191,7 @@ def test_an_sae_that_absorbs_a_known_share_of_a_concept() -> None:
 
 def test_an_sae_that_absorbs_nothing() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=0)
-    metrics = evaluate_absorption(concepts, x_PD, f_PF, decoder_FD).metrics()
+    metrics = absorption_of(concepts, x_PD, f_PF, decoder_FD).metrics()
     assert (metrics["full_absorption"], metrics["absorption_fraction"], metrics["split_latents"]) == (0.0, 0.0, 1.0)
 
 
@@ -187,7 +200,7 @@ def test_what_one_latent_more_can_tell_is_split_and_not_absorbed() -> None:
     merged = D_IN  # one latent does the work of the ten absorbing ones
     f_PF[:, merged] = f_PF[:, D_IN:].sum(1)
     f_PF[:, D_IN + 1 :] = 0
-    result = evaluate_absorption(concepts, x_PD, f_PF, decoder_FD)
+    result = absorption_of(concepts, x_PD, f_PF, decoder_FD)
     assert set(result.concepts[0].split_latents) == {0, merged}
     assert result.metrics()["full_absorption"] == 0
 
@@ -195,18 +208,18 @@ def test_what_one_latent_more_can_tell_is_split_and_not_absorbed() -> None:
 def test_permuting_latents_changes_nothing() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
     order_F = torch.randperm(len(decoder_FD), generator=torch.Generator().manual_seed(3))
-    before = evaluate_absorption(concepts, x_PD, f_PF, decoder_FD)
-    after = evaluate_absorption(concepts, x_PD, f_PF[:, order_F], decoder_FD[order_F])
+    before = absorption_of(concepts, x_PD, f_PF, decoder_FD)
+    after = absorption_of(concepts, x_PD, f_PF[:, order_F], decoder_FD[order_F])
     assert after.metrics() == before.metrics()
     assert [tuple(order_F[list(c.split_latents)].tolist()) for c in after.concepts] == [(0,), (1,), (2,)]
 
 
 @pytest.mark.parametrize("ranking", ["weight", "contribution"])
-def test_scaling_latents_and_their_decoder_rows_inversely_changes_nothing(ranking: str) -> None:
+def test_scaling_latents_and_their_decoder_rows_inversely_changes_nothing(ranking: Ranking) -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
     factor_F = 2.0 ** torch.randint(-6, 7, (len(decoder_FD),), generator=torch.Generator().manual_seed(3))
-    before = evaluate_absorption(concepts, x_PD, f_PF, decoder_FD, ranking=ranking)  # type: ignore[arg-type]
-    after = evaluate_absorption(concepts, x_PD, f_PF * factor_F, decoder_FD / factor_F[:, None], ranking=ranking)  # type: ignore[arg-type]
+    before = absorption_of(concepts, x_PD, f_PF, decoder_FD, ranking=ranking)
+    after = absorption_of(concepts, x_PD, f_PF * factor_F, decoder_FD / factor_F[:, None], ranking=ranking)
     assert after == before
     factors = (torch.ones_like(factor_F), factor_F)
     at_once = [absorption_at(x_PD, f_PF * c_F, decoder_FD / c_F[:, None], x_PD[0], [0]) for c_F in factors]
@@ -216,17 +229,17 @@ def test_scaling_latents_and_their_decoder_rows_inversely_changes_nothing(rankin
 
 def test_sparse_latents_and_a_ground_truth_fitted_before_give_the_same() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
-    expected = evaluate_absorption(concepts, x_PD, f_PF, decoder_FD)
+    expected = absorption_of(concepts, x_PD, f_PF, decoder_FD)
     truth = fit_ground_truth(concepts, x_PD)
-    assert evaluate_absorption(concepts, x_PD, sparse_rows(f_PF), decoder_FD, truth=truth) == expected
-    assert evaluate_absorption(concepts, x_PD, f_PF.to_sparse_coo(), decoder_FD, truth=truth) == expected
+    assert absorption_of(concepts, x_PD, sparse_rows(f_PF), decoder_FD, truth=truth) == expected
+    assert absorption_of(concepts, x_PD, f_PF.to_sparse_coo(), decoder_FD, truth=truth) == expected
 
 
 def test_latents_that_are_dead_or_without_decoder_do_no_harm() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
     more_PF = torch.cat([f_PF, torch.zeros(len(f_PF), 1), torch.full((len(f_PF), 1), 5.0)], dim=1)
-    result = evaluate_absorption(concepts, x_PD, more_PF, torch.cat([decoder_FD, torch.zeros(2, D_IN)]))
-    assert results(result) == results(evaluate_absorption(concepts, x_PD, f_PF, decoder_FD))
+    result = absorption_of(concepts, x_PD, more_PF, torch.cat([decoder_FD, torch.zeros(2, D_IN)]))
+    assert results(result) == results(absorption_of(concepts, x_PD, f_PF, decoder_FD))
 
 
 def unknown_second(concepts: Concepts) -> Concepts:
@@ -238,14 +251,14 @@ def unknown_second(concepts: Concepts) -> Concepts:
 
 def test_concepts_that_the_lm_does_not_know_are_left_out() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
-    result = evaluate_absorption(replace(unknown_second(concepts), minimum=2), x_PD, f_PF, decoder_FD)
+    result = absorption_of(replace(unknown_second(concepts), minimum=2), x_PD, f_PF, decoder_FD)
     assert [concept.concept for concept in result.concepts] == ["a", "c"]
     assert result.metrics()["full_absorption"] == pytest.approx(0.125)
 
 
 def test_too_few_concepts_are_not_measurable_rather_than_zero() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
-    result = evaluate_absorption(unknown_second(concepts), x_PD, f_PF, decoder_FD)
+    result = absorption_of(unknown_second(concepts), x_PD, f_PF, decoder_FD)
     assert result.not_measurable == "2 of 3 concepts have a ground-truth probe with an F1 over 0.6; 3 are needed"
     assert result.concepts == () and set(result.metrics()) == {"concepts", "l0"}
     assert result.metrics()["concepts"] == 2

@@ -153,14 +153,11 @@ def _coordinates(design: Design, rates: Sequence[str], metrics: Sequence[Metric]
         if key not in rates and not any(str(value).startswith("[") for value in values)  # W&B has no axis for lists
     ]
     settings = sorted([*rates, *others], key=lambda key: (not key.startswith("mask."), key == "seed"))
-    l0s = dict.fromkeys(metric.l0 for metric in metrics)
+    measured = dict.fromkeys([*(metric.l0 for metric in metrics), *(metric.key for metric in metrics)])
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), display_name=key) for key in settings]
     columns += [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key), display_name=describe(key).label) for key in l0s
-    ]
-    columns += [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(metric.key), display_name=metric.label)
-        for metric in metrics
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key), display_name=describe(key).label)
+        for key in measured
     ]
     return wr.ParallelCoordinatesPlot(title="Settings and metrics", columns=columns)
 

@@ -171,6 +171,7 @@ def absorption_at(
     return full_W, torch.where(applies_W, a_W / (a_W + m_W).clamp_min(1e-30), 0.0)
 
 
+@torch.inference_mode()
 def evaluate_absorption(
     concepts: Concepts,
     x_PD: Tensor,
@@ -180,34 +181,7 @@ def evaluate_absorption(
     truth: GroundTruth | None = None,
     minimum_f1: float = MINIMUM_F1,
     max_latents: int = MAX_LATENTS,
-    ranking: Ranking = "weight",
-    seed: int = 0,
-) -> AbsorptionResult:
-    """As `evaluate_rankings`, for one ranking; SAEBench's by default."""
-    return evaluate_rankings(
-        concepts,
-        x_PD,
-        f_PF,
-        W_dec_FD,
-        truth=truth,
-        minimum_f1=minimum_f1,
-        max_latents=max_latents,
-        rankings=(ranking,),
-        seed=seed,
-    )[ranking]
-
-
-@torch.inference_mode()
-def evaluate_rankings(
-    concepts: Concepts,
-    x_PD: Tensor,
-    f_PF: Tensor | csr_array,
-    W_dec_FD: Tensor,
-    *,
-    truth: GroundTruth | None = None,
-    minimum_f1: float = MINIMUM_F1,
-    max_latents: int = MAX_LATENTS,
-    rankings: Sequence[Ranking],
+    rankings: Sequence[Ranking] = ("weight",),
     seed: int = 0,
 ) -> dict[Ranking, AbsorptionResult]:
     """Absorption of an SAE's latents on a set of concepts, by each way to choose a concept's latents.
@@ -219,7 +193,7 @@ def evaluate_rankings(
         W_dec_FD: decoder rows. They may have any norm: latents are measured as if all had norm 1.
         truth: of `fit_ground_truth`, which else is called.
         minimum_f1: a concept is measurable if its ground-truth probe's F1 is higher.
-        rankings: see `rank_latents`.
+        rankings: see `rank_latents`; SAEBench's by default.
         seed: of the order of the probes' batches.
     """
     x_PD, W_dec_FD, test_P = x_PD.cpu().float(), W_dec_FD.detach().cpu().float(), concepts.test_P

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from masked_sae.config import EvalConfig
-from masked_sae.evals.absorption import AbsorptionResult, evaluate_rankings, fit_ground_truth
+from masked_sae.evals.absorption import AbsorptionResult, evaluate_absorption, fit_ground_truth
 from masked_sae.evals.concepts import Concepts, first_letter, token_class
 from masked_sae.evals.core import evaluate_core
 from masked_sae.evals.ground_truth import evaluate_ground_truth
@@ -161,7 +161,9 @@ class Suite:
         truth = self._once("absorption", name, lambda: fit_ground_truth(concepts, x_PD, seed=seed))
         chunks = x_PD.split(_POSITIONS_AT_ONCE)
         f_PF = csr_array(vstack([sparse_rows(sae.encode(some.to(self._lm.device))) for some in chunks]))
-        return evaluate_rankings(concepts, x_PD, f_PF, sae.W_dec_FD, truth=truth, rankings=tuple(_SUFFIXES), seed=seed)
+        return evaluate_absorption(
+            concepts, x_PD, f_PF, sae.W_dec_FD, truth=truth, rankings=tuple(_SUFFIXES), seed=seed
+        )
 
     def _make_concepts(self, name: str) -> Concepts:
         settings = self._settings
