@@ -195,14 +195,14 @@ def killed_after(config: RunConfig, at_step: int, number: int = signal.SIGKILL, 
     process = SERVER.Process(target=child, args=(config,))
     process.start()
     folder = identify(config, {}).folder
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while process.is_alive() and time.monotonic() < deadline and reached(folder) < at_step:
         time.sleep(0.001)
     time.sleep(after)
     if process.is_alive():
         assert process.pid is not None
         os.kill(process.pid, number)
-    process.join(timeout=60)
+    process.join(timeout=200)
     assert not process.is_alive()
     return reached(folder)
 

@@ -203,7 +203,7 @@ def test_under_an_agent_a_run_has_the_agents_id_and_sweep(
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline")
     process = SERVER.Process(target=trained_by_an_agent, args=(config,))
     process.start()
-    process.join(timeout=60)
+    process.join(timeout=200)
     runs = [record["run"] for record in read_back(identify(config, {}).folder.path) if "run" in record]
     assert {(run["run_id"], run["sweep_id"], run["project"]) for run in runs} == {("of-the-agent", "s1", "the-sweeps")}
 

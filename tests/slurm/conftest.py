@@ -17,6 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.timeout(900))  # the tests' own limits are shorter and say what was waited for
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)  # first: they take long and wait most of it
 
 

@@ -17,9 +17,11 @@ from masked_sae.runs.state import RunState, read_state
 
 TRAIN = [sys.executable, "-m", "src.train"]
 ON_SLURM = ["hydra.launcher.partition=normal", "hydra.launcher.cpus_per_task=1"]
-# Long enough to be preempted in the middle: about 45 seconds on one core.
-LONG = ["data.batch_size=256", "data.train_tokens=600_000", "data.window_tokens=8192", "data.max_epochs=10000"]
-LONG += ["sae.d_sae=1024", "trainer.checkpoint_every_steps=200", "trainer.log_every_steps=100"]
+# Long enough to be preempted in the middle, and one that never ends by itself.
+LONG = ["data.batch_size=256", "data.train_tokens=300_000", "data.window_tokens=8192", "data.max_epochs=100000"]
+LONG += ["sae.d_sae=1024", "trainer.checkpoint_every_steps=100", "trainer.log_every_steps=100"]
+LONG += ["trainer.validate_every_steps=100", "mask.token.rate=0.1"]
+ENDLESS = [*LONG, "data.train_tokens=100_000_000"]
 
 Start = Callable[[str], dict[str, str]]
 
@@ -29,18 +31,25 @@ class Sweep:
 
     def __init__(self, lm: Path, corpus: Path, out: Path, environment: dict[str, str] | None, *extra: str) -> None:
         self.folder = out / "runs" / "mask_rate"
-        self._environment = environment
+        self.environment = environment
         launcher = [] if environment is None else ON_SLURM
         self._command = [*TRAIN, "+sweep=mask_rate", *small_overrides(lm, corpus, out), *launcher, *extra, "-m"]
 
     def start(self, *more: str) -> "subprocess.Popen[str]":
         command = [*self._command[:-1], *more, "-m"]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=ROOT, env=self._environment, text=True, stdout=pipe, stderr=pipe)
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, text=True, stdout=pipe, stderr=pipe)
 
     def run(self, *more: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*more)
-        out, err = process.communicate(timeout=400)
+        return self.end(self.start(*more))
+
+    def end(self, process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+        """Waits for the command; one that does not end is stopped, and what it had printed is in the error."""
+        try:
+            out, err = process.communicate(timeout=250)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"not ended: {process.communicate()}, {self.states()}") from None
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def states(self) -> dict[str, RunState]:
@@ -49,7 +58,7 @@ class Sweep:
 
     def wait_for(self, status: str, step: int) -> RunState:
         """Waits until the (only) run has this status, and a checkpoint at that step or later."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             for state in self.states().values():
                 if state.status == status and state.step >= step:
@@ -124,91 +133,99 @@ def test_a_detached_sweep_returns_at_once_and_says_how_to_look(
     assert "done" in table.stdout and "100%" in table.stdout
 
 
-def wandb_sessions(sweep: Sweep) -> set[str]:
-    return {path.name for path in sweep.folder.glob("*/wandb/offline-run-*")}
-
-
 class TestInterrupted:
     """A long run, interrupted in every way a cluster knows, against one that was not."""
 
     @pytest.fixture(scope="class")
     def undisturbed(self, neox_folder: Path, corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        sweep = Sweep(neox_folder, corpus_folder, tmp_path_factory.mktemp("whole"), None, "mask.token.rate=0.1", *LONG)
+        sweep = Sweep(neox_folder, corpus_folder, tmp_path_factory.mktemp("whole"), None, *LONG)
         done = sweep.run()
         assert done.returncode == 0, done.stderr
         return sweep.folder
 
-    def interrupted(
-        self,
-        environment: dict[str, str],
-        folders: tuple[Path, Path, Path],
-        interrupt: Callable[[RunState], Sequence[str]],
-    ) -> tuple[Sweep, set[str]]:
-        """The sweep, and the W&B sessions that there were when it was interrupted."""
-        offline = ["logger.wandb.mode=offline", "mask.token.rate=0.1"]
-        sweep = Sweep(*folders, environment, *LONG, *offline)
-        process = sweep.start()
-        command = interrupt(sweep.wait_for("running", step=400))
-        before = wandb_sessions(sweep)
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-        out, err = process.communicate(timeout=400)
-        assert process.returncode == 0, out + err
-        assert "preempted" in out or "running" in out
-        return sweep, before
+    @pytest.fixture
+    def sweep_of_one(self, neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> Callable[..., Sweep]:
+        """Such a run as a sweep of one, on a cluster."""
 
-    def assert_resumed(self, sweep: Sweep, before: set[str], undisturbed: Path) -> None:
-        assert_same_runs(sweep.folder, undisturbed)
-        (after,) = wandb_sessions(sweep)  # a resumed run's session takes the place of those before it
-        assert before and after not in before, "the job was not interrupted"
-        assert {name.split("-", 3)[3] for name in (*before, after)} == {after.split("-", 3)[3]}, "more than one W&B run"
+        def make(environment: dict[str, str], *settings: str) -> Sweep:
+            return Sweep(neox_folder, corpus_folder, tmp_path, environment, "logger.wandb.mode=offline", *settings)
+
+        return make
 
     @pytest.mark.parametrize("preempt_signal", ["user", "term"])
     def test_preempted_by_an_urgent_job(
-        self,
-        preempt_signal: str,
-        start_slurm: Start,
-        neox_folder: Path,
-        corpus_folder: Path,
-        tmp_path: Path,
-        undisturbed: Path,
+        self, preempt_signal: str, start_slurm: Start, sweep_of_one: Callable[..., Sweep], undisturbed: Path
     ) -> None:
-        environment = start_slurm(preempt_signal)
         urgent = ["sbatch", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 2"]
-        sweep, before = self.interrupted(environment, (neox_folder, corpus_folder, tmp_path), lambda state: urgent)
-        self.assert_resumed(sweep, before, undisturbed)
+        preempted = sweep_of_one(start_slurm(preempt_signal), *LONG)
+        before = end_interrupted(preempted, lambda state: urgent)
+        assert_resumed(preempted, before, undisturbed)
 
     def test_requeued_by_hand(
-        self,
-        environment: dict[str, str],
-        neox_folder: Path,
-        corpus_folder: Path,
-        tmp_path: Path,
-        undisturbed: Path,
+        self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep], undisturbed: Path
     ) -> None:
-        def requeue(state: RunState) -> Sequence[str]:
-            assert state.job_id is not None
-            return ["scontrol", "requeue", state.job_id]
-
-        sweep, before = self.interrupted(environment, (neox_folder, corpus_folder, tmp_path), requeue)
-        self.assert_resumed(sweep, before, undisturbed)
+        requeued = sweep_of_one(environment, *LONG)
+        before = end_interrupted(requeued, lambda state: ["scontrol", "requeue", str(state.job_id)])
+        assert_resumed(requeued, before, undisturbed)
 
     def test_out_of_time_once_too_often_it_fails_plainly_and_allowed_more_it_finishes(
-        self,
-        environment: dict[str, str],
-        neox_folder: Path,
-        corpus_folder: Path,
-        tmp_path: Path,
-        undisturbed: Path,
+        self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep], undisturbed: Path
     ) -> None:
-        # SLURM's signal comes up to half a minute early, so here 10 to 40 seconds after the start.
-        short = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20", "logger.wandb.mode=offline"]
-        sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, "mask.token.rate=0.1", *LONG, *short)
-        refused = sweep.run("hydra.launcher.max_num_timeout=0")
-        assert refused.returncode == 1
-        (state,) = sweep.states().values()
-        assert state.status == "failed" and state.error is not None and "max_num_timeout" in state.error
-        assert state.step > 0
-        before = wandb_sessions(sweep)
-        finished = sweep.run("hydra.launcher.max_num_timeout=20")
-        assert finished.returncode == 0, finished.stdout + finished.stderr
-        self.assert_resumed(sweep, before, undisturbed)
+        limited = sweep_of_one(environment, *LONG, "hydra.launcher.timeout_min=10")
+
+        def warn(state: RunState) -> Sequence[str]:
+            """What SLURM itself sends, but at this moment."""
+            return ["scancel", "--signal=USR2", str(state.job_id)]
+
+        refused = limited.start("hydra.launcher.max_num_timeout=0")
+        interrupt(limited, warn)
+        assert_failed_by_time(limited, limited.end(refused))
+        before = end_interrupted(limited, warn, "hydra.launcher.max_num_timeout=1")
+        assert_resumed(limited, before, undisturbed)
+
+    def test_slurm_itself_warns_it_of_the_time_limit_soon_enough_for_a_checkpoint(
+        self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep]
+    ) -> None:
+        endless = sweep_of_one(
+            environment, *ENDLESS, "hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=20"
+        )
+        process = endless.start("hydra.launcher.max_num_timeout=0")
+        end = "EndTime=now+60"  # SLURM looks twice a minute, so its warning comes in 10 to 40 seconds
+        interrupt(endless, lambda state: ["scontrol", "update", f"JobId={state.job_id}", end])
+        assert_failed_by_time(endless, endless.end(process))
+
+
+def interrupt(sweep: Sweep, command: Callable[[RunState], Sequence[str]]) -> set[str]:
+    """Does it to the sweep's only run once that has begun a while ago; the W&B sessions there were before."""
+    earlier = [state.step for state in sweep.states().values()]
+    state = sweep.wait_for("running", step=100 + sum(earlier))
+    before = wandb_sessions(sweep)
+    subprocess.run(command(state), env=sweep.environment, check=True, capture_output=True)
+    return before
+
+
+def end_interrupted(sweep: Sweep, command: Callable[[RunState], Sequence[str]], *settings: str) -> set[str]:
+    process = sweep.start(*settings)
+    before = interrupt(sweep, command)
+    done = sweep.end(process)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "preempted" in done.stdout or "running" in done.stdout
+    return before
+
+
+def wandb_sessions(sweep: Sweep) -> set[str]:
+    return {path.name for path in sweep.folder.glob("*/wandb/offline-run-*")}
+
+
+def assert_resumed(sweep: Sweep, before: set[str], undisturbed: Path) -> None:
+    assert_same_runs(sweep.folder, undisturbed)
+    (after,) = wandb_sessions(sweep)  # a resumed run's session takes the place of those before it
+    assert before and after not in before, "the job was not interrupted"
+    assert {name.split("-", 3)[3] for name in (*before, after)} == {after.split("-", 3)[3]}, "more than one W&B run"
+
+
+def assert_failed_by_time(sweep: Sweep, done: "subprocess.CompletedProcess[str]") -> None:
+    assert done.returncode == 1
+    (state,) = sweep.states().values()
+    assert state.status == "failed" and state.error is not None and "max_num_timeout" in state.error
+    assert state.step > 0
