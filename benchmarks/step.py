@@ -6,7 +6,8 @@ A step is forward, loss, backward, gradient projection, Adam and decoder normali
 library's own trainer does them. All variants take turns in one process, so that what else the machine does hits
 them alike. The table holds medians of seconds, and medians of the rounds' ratios: a ratio compares steps that were a
 moment apart. Memory comes in huge pages (for all variants), as in `python -m src.train`. Peak memory is measured beside
-it, each variant in a process of its own: weights, Adam's moments and all that a step needs on top. Peers:
+it, each variant in a process of its own: weights, Adam's moments and all that a step needs on top. Architectures that
+have no `k` (`--only ours-relu saelens-relu ...`) are timed with about as many active latents. Peers:
 `pip install -e '.[peers]'`.
 """
 
@@ -56,12 +57,17 @@ def encoder_product(sizes: Sizes) -> Step:
 
 
 def ours(sizes: Sizes, architecture: str, **options: Any) -> Step:
-    from masked_sae.saes import BatchTopKSAE, MatryoshkaSAE, TopKSAE, group_sizes
+    from masked_sae.saes import BatchTopKSAE, GatedSAE, JumpReLUSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, group_sizes
 
-    classes = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
+    with_k = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
+    penalized = {"relu": ReLUSAE, "jumprelu": JumpReLUSAE, "gated": GatedSAE}
     if architecture == "matryoshka":
         options["groups"] = group_sizes(sizes.d_sae, GROUP_FRACTIONS)
-    sae = classes[architecture](sizes.d_in, sizes.d_sae, sizes.k, aux_k=sizes.d_in // 2, **options).to(sizes.device)
+    if architecture in penalized:
+        sae = penalized[architecture](sizes.d_in, sizes.d_sae, 1.0, **options).to(sizes.device)
+        leave_k_active(sae.b_enc_F, sae.W_enc_DF, sizes.k)
+    else:
+        sae = with_k[architecture](sizes.d_in, sizes.d_sae, sizes.k, aux_k=sizes.d_in // 2, **options).to(sizes.device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, fused=True)
     batches = sizes.batches()
 
@@ -70,30 +76,38 @@ def ours(sizes: Sizes, architecture: str, **options: Any) -> Step:
         sae.training_output(x_BD, x_BD).loss.backward()
         sae.project_decoder_gradient()
         optimizer.step()
-        sae.normalize_decoder()
+        sae.project_parameters()
         optimizer.zero_grad()
 
     return step
 
 
+@torch.no_grad()
+def leave_k_active(biases_F: torch.Tensor, W_enc_DF: torch.Tensor, k: int) -> None:
+    """Has about `k` latents be active, as after training: normal activations give pre-activations as wide as rows are
+    long. Without it an SAE without a `k` starts with half of its latents.
+    """
+    deviations = statistics.NormalDist().inv_cdf(1 - k / len(biases_F))
+    biases_F.copy_(-deviations * W_enc_DF.norm(dim=0))
+
+
 def saelens(sizes: Sizes, architecture: str) -> Step:
     """SAELens' own trainer, one `step` at a time."""
-    from sae_lens import (
-        BatchTopKTrainingSAE,
-        BatchTopKTrainingSAEConfig,
-        LoggingConfig,
-        MatryoshkaBatchTopKTrainingSAE,
-        MatryoshkaBatchTopKTrainingSAEConfig,
-    )
+    from sae_lens import LoggingConfig, registry
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    common: dict[str, Any] = {"d_in": sizes.d_in, "d_sae": sizes.d_sae, "k": sizes.k, "device": sizes.device}
-    if architecture == "matryoshka":
-        widths = [round(sizes.d_sae * sum(GROUP_FRACTIONS[: i + 1])) for i in range(len(GROUP_FRACTIONS))]
-        sae = MatryoshkaBatchTopKTrainingSAE(MatryoshkaBatchTopKTrainingSAEConfig(**common, matryoshka_widths=widths))
-    else:
-        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**common))
+    options: dict[str, Any] = {"d_in": sizes.d_in, "d_sae": sizes.d_sae, "device": sizes.device}
+    if architecture in ("matryoshka_batchtopk", "batchtopk"):
+        options["k"] = sizes.k
+    if architecture == "matryoshka_batchtopk":
+        options["matryoshka_widths"] = [
+            round(sizes.d_sae * sum(GROUP_FRACTIONS[: i + 1])) for i in range(len(GROUP_FRACTIONS))
+        ]
+    training_class, config_class = registry.get_sae_training_class(architecture)
+    sae = training_class(config_class(**options))
+    if architecture in ("standard", "jumprelu", "gated"):
+        leave_k_active(sae.b_gate if architecture == "gated" else sae.b_enc, sae.W_enc, sizes.k)
     config = SAETrainerConfig(
         total_training_samples=sizes.batch * 1_000_000,
         train_batch_size_samples=sizes.batch,
@@ -148,12 +162,18 @@ VARIANTS: dict[str, Callable[[Sizes], Step]] = {
     "ours-matryoshka": lambda sizes: ours(sizes, "matryoshka"),
     "ours-batch_topk": lambda sizes: ours(sizes, "batch_topk"),
     "ours-topk": lambda sizes: ours(sizes, "topk"),
-    "saelens-matryoshka": lambda sizes: saelens(sizes, "matryoshka"),
-    "saelens-batch_topk": lambda sizes: saelens(sizes, "batch_topk"),
+    "saelens-matryoshka": lambda sizes: saelens(sizes, "matryoshka_batchtopk"),
+    "saelens-batch_topk": lambda sizes: saelens(sizes, "batchtopk"),
     "sparsify-topk": sparsify_topk,
     # not among the defaults: --only
     "ours-matryoshka-bfloat16": lambda sizes: ours(sizes, "matryoshka", compute_dtype=torch.bfloat16),
     "ours-matryoshka-reference": lambda sizes: ours(sizes, "matryoshka", reference=True),
+    "ours-relu": lambda sizes: ours(sizes, "relu"),
+    "ours-jumprelu": lambda sizes: ours(sizes, "jumprelu"),
+    "ours-gated": lambda sizes: ours(sizes, "gated"),
+    "saelens-relu": lambda sizes: saelens(sizes, "standard"),
+    "saelens-jumprelu": lambda sizes: saelens(sizes, "jumprelu"),
+    "saelens-gated": lambda sizes: saelens(sizes, "gated"),
 }
 DEFAULT = list(VARIANTS)[:7]
 

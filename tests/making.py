@@ -23,7 +23,7 @@ from transformers import (
 
 from masked_sae.config import RunConfig
 from masked_sae.masking import TokenMask
-from masked_sae.saes import SAE, BatchTopKSAE, MatryoshkaSAE, TopKSAE
+from masked_sae.saes import SAE, BatchTopKSAE, GatedSAE, JumpReLUSAE, MatryoshkaSAE, ReLUSAE, TopKSAE
 
 ROOT = Path(__file__).resolve().parents[1]
 D_IN, LAYERS, CONTEXT_LIMIT = 32, 3, 64
@@ -128,21 +128,23 @@ def small_run(lm: Path, corpus: Path, tmp_path: Path) -> list[str]:
 
 
 def trained(kind: str) -> SAE:
-    """A small SAE of 16 dimensions, 64 latents and k=5 after a few steps: its latents' thresholds and norms differ."""
+    """A small SAE of 16 dimensions and 64 latents after a few steps: its latents' thresholds and norms differ."""
     generator = torch.Generator().manual_seed(0)
-    if kind == "topk":
-        sae: SAE = TopKSAE(16, 64, 5, generator=generator)
-    elif kind == "batch_topk":
-        sae = BatchTopKSAE(16, 64, 5, generator=generator)
-    else:
-        sae = MatryoshkaSAE(16, 64, 5, groups=[16, 48], generator=generator)
+    sae = {
+        "topk": lambda: TopKSAE(16, 64, 5, generator=generator),
+        "batch_topk": lambda: BatchTopKSAE(16, 64, 5, generator=generator),
+        "matryoshka": lambda: MatryoshkaSAE(16, 64, 5, groups=[16, 48], generator=generator),
+        "relu": lambda: ReLUSAE(16, 64, 0.3, generator=generator),
+        "jumprelu": lambda: JumpReLUSAE(16, 64, 0.3, threshold_init=0.3, bandwidth=0.5, generator=generator),
+        "gated": lambda: GatedSAE(16, 64, 0.3, generator=generator),
+    }[kind]()
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     for _ in range(20):
         optimizer.zero_grad()
         x_BD = torch.randn(32, 16, generator=generator) + 1
         sae.training_output(x_BD, x_BD).loss.backward()
         optimizer.step()
-        sae.normalize_decoder()
+        sae.project_parameters()
     return sae.eval()
 
 

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from masked_sae.config import RunConfig
+from masked_sae.config import ARCHITECTURES, RunConfig
 from masked_sae.errors import InputError, NonFiniteError
 
 # Memory in huge pages: without them a CPU spends a tenth of a step on clearing new pages. Torch reads it once.
@@ -142,7 +142,7 @@ def _explain_composition(error: Exception, known: Sequence[str]) -> str:
         r"Could not find '([^']+)' Available options in '([^']+)': (.*?)(?: Config search path|$)", both
     ):
         *_, wanted = key[1].split("/")
-        options = ", ".join(option for option in key[3].split() if option != "base")
+        options = ", ".join(option for option in key[3].split() if not option.startswith("base"))
         return f"{key[2]}={wanted}: expected one of {options}"
     if key := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{key[1]}=???: expected a value: it has no default"
@@ -173,6 +173,11 @@ def typed_config(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
+    sae = plain.get("sae", {})
+    if isinstance(sae, dict) and sae.get("architecture") in ARCHITECTURES:
+        # An experiment may set what the architecture chosen on the command line does not have.
+        for name in set().union(*ARCHITECTURES.values()).difference(ARCHITECTURES[sae["architecture"]]):
+            sae.pop(name, None)
     path = plain.get("data", {}).get("path")
     if isinstance(path, str) and path != "???":
         plain["data"]["path"] = [path]

@@ -6,7 +6,17 @@ from typing import Any
 
 from masked_sae.errors import InputError
 
-ARCHITECTURES = ("topk", "batch_topk", "matryoshka")
+# Architectures, and the settings of each that not all have.
+_OF_TOPK = ("k", "aux_k", "aux_coefficient", "threshold_decay", "calibrate", "calibration_tokens")
+_OF_PENALTY = ("sparsity_coefficient", "sparsity_warmup_steps")
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "topk": _OF_TOPK,
+    "batch_topk": _OF_TOPK,
+    "matryoshka": (*_OF_TOPK, "group_fractions"),
+    "relu": _OF_PENALTY,
+    "jumprelu": (*_OF_PENALTY, "threshold_init", "bandwidth"),
+    "gated": _OF_PENALTY,
+}
 DTYPES = ("float32", "bfloat16")
 LOSS_POSITIONS = ("all", "unmasked", "masked")
 TARGETS = ("masked", "clean")
@@ -75,18 +85,26 @@ class MaskConfig:
 
 @dataclass
 class SAEConfig:
+    """Settings that an architecture does not have are None, or empty."""
+
     architecture: str
     d_sae: int
-    k: int
-    aux_k: int
-    aux_coefficient: float
     dead_after_tokens: int
-    threshold_decay: float
-    calibrate: str  # clean: after training, the threshold that gives k on clean text; none: the learned one
-    calibration_tokens: int
     compute_dtype: str
     reference: bool  # train by dense products
+    # topk, batch_topk, matryoshka
+    k: int | None = None
+    aux_k: int | None = None
+    aux_coefficient: float | None = None
+    threshold_decay: float | None = None
+    calibrate: str | None = None  # clean: after training, the threshold that gives k on clean text; none: the learned
+    calibration_tokens: int | None = None
     group_fractions: list[float] = field(default_factory=list)  # matryoshka
+    # relu, jumprelu, gated
+    sparsity_coefficient: float | None = None
+    sparsity_warmup_steps: int | None = None
+    threshold_init: float | None = None  # jumprelu
+    bandwidth: float | None = None  # jumprelu
 
 
 @dataclass
@@ -254,18 +272,28 @@ def token_rate_range(token: TokenMaskConfig) -> tuple[float, float]:
 
 
 def _check_sae(sae: SAEConfig) -> None:
-    _one_of("sae.architecture", sae.architecture, ARCHITECTURES)
+    _one_of("sae.architecture", sae.architecture, tuple(ARCHITECTURES))
+    for name in ARCHITECTURES[sae.architecture]:
+        if getattr(sae, name) is None:
+            valid = f"a value for sae.{name} too: choose the architecture with sae={sae.architecture}"
+            raise InputError("sae.architecture", sae.architecture, valid)
     _at_least("sae.d_sae", sae.d_sae, 1)
-    if not 1 <= sae.k <= sae.d_sae:
+    if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
         raise InputError("sae.k", sae.k, f"1 to sae.d_sae={sae.d_sae}")
-    if not 0 <= sae.aux_k <= sae.d_sae:
+    if sae.aux_k is not None and not 0 <= sae.aux_k <= sae.d_sae:
         raise InputError("sae.aux_k", sae.aux_k, f"0 to sae.d_sae={sae.d_sae}")
-    _at_least("sae.aux_coefficient", sae.aux_coefficient, 0)
-    _at_least("sae.dead_after_tokens", sae.dead_after_tokens, 1)
-    if not 0 <= sae.threshold_decay < 1:
+    for name, lowest in _LOWEST.items():
+        value = getattr(sae, name)
+        if value is not None:
+            _finite(f"sae.{name}", value)
+            _at_least(f"sae.{name}", value, lowest)
+    if sae.threshold_decay is not None and not 0 <= sae.threshold_decay < 1:
         raise InputError("sae.threshold_decay", sae.threshold_decay, "0 up to but not including 1")
-    _one_of("sae.calibrate", sae.calibrate, CALIBRATIONS)
-    _at_least("sae.calibration_tokens", sae.calibration_tokens, 1)
+    if sae.calibrate is not None:
+        _one_of("sae.calibrate", sae.calibrate, CALIBRATIONS)
+    if sae.bandwidth is not None:
+        _finite("sae.bandwidth", sae.bandwidth)
+        _above("sae.bandwidth", sae.bandwidth, 0)
     _one_of("sae.compute_dtype", sae.compute_dtype, DTYPES)
     if sae.architecture == "matryoshka":
         fractions = sae.group_fractions
@@ -273,6 +301,21 @@ def _check_sae(sae: SAEConfig) -> None:
             raise InputError("sae.group_fractions", fractions, "positive fractions of d_sae that sum to 1")
         if len(fractions) > sae.d_sae:
             raise InputError("sae.group_fractions", fractions, f"at most sae.d_sae={sae.d_sae} groups")
+
+
+_LOWEST = {
+    "aux_coefficient": 0,
+    "dead_after_tokens": 1,
+    "calibration_tokens": 1,
+    "sparsity_coefficient": 0,
+    "sparsity_warmup_steps": 0,
+    "threshold_init": 0,
+}
+
+
+def _finite(key: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise InputError(key, value, "a finite number")
 
 
 def _one_of(key: str, value: Any, valid: tuple[str, ...]) -> None:

@@ -37,10 +37,17 @@ class SAEModule(pl.LightningModule):
     """
 
     def __init__(
-        self, sae: SAE, schedule: Schedule, seed: int, latent_mask_rate: float = 0.0, input_mask_rate: float = 0.0
+        self,
+        sae: SAE,
+        schedule: Schedule,
+        seed: int,
+        latent_mask_rate: float = 0.0,
+        input_mask_rate: float = 0.0,
+        penalty_warmup_steps: int = 0,
     ) -> None:
         super().__init__()
         self.sae, self.schedule, self.seed = sae, schedule, seed
+        self.penalty_warmup_steps = penalty_warmup_steps
         self.latent_mask_rate, self.input_mask_rate = latent_mask_rate, input_mask_rate
         self.step = 0
         self.output: TrainingOutput | None = None  # of the latest step, for callbacks
@@ -53,7 +60,8 @@ class SAEModule(pl.LightningModule):
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = self.schedule.at(self.step)
         x_BD = hide_inputs(batch.x_BD, self.input_mask_rate, self._generator("input mask"))
-        self.output = self.sae.training_output(x_BD, batch.target_BD, self._hide_latents)
+        penalty_share = min(1.0, (self.step + 1) / max(1, self.penalty_warmup_steps))
+        self.output = self.sae.training_output(x_BD, batch.target_BD, self._hide_latents, penalty_share)
         self.masked_share = batch.masked_share
         return self.output.loss
 
@@ -62,7 +70,7 @@ class SAEModule(pl.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.sae.normalize_decoder()
+        self.sae.project_parameters()
         self.step += 1
 
     def refuse_non_finite_loss(self) -> None:

@@ -1,14 +1,14 @@
 """From a configuration to the parts of a run: everything that can be refused is refused here, before any file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from masked_sae.config import RunConfig, SAEConfig, check, token_rate_range
+from masked_sae.config import ARCHITECTURES, RunConfig, SAEConfig, check, token_rate_range
 from masked_sae.corpus import Corpus, find_corpus, token_store, tokens_needed
 from masked_sae.errors import InputError
 from masked_sae.evals.labelled_config import check_tasks
@@ -17,7 +17,7 @@ from masked_sae.masking import TokenMask
 from masked_sae.randomness import torch_generator
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import run_id
-from masked_sae.saes import SAE, BatchTopKSAE, MatryoshkaSAE, TopKSAE, group_sizes
+from masked_sae.saes import SAE, BatchTopKSAE, GatedSAE, JumpReLUSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, group_sizes
 from masked_sae.stream import ActivationStream, Layout, Plan, make_layout
 
 
@@ -131,21 +131,31 @@ def make_token_mask(config: RunConfig, tokenizer: Any) -> TokenMask:
 
 def make_sae(settings: SAEConfig, d_in: int, seed: int) -> SAE:
     """An SAE with its initial weights."""
-    common: dict[str, Any] = {
-        "aux_k": settings.aux_k,
-        "aux_coefficient": settings.aux_coefficient,
-        "dead_after_tokens": settings.dead_after_tokens,
-        "compute_dtype": getattr(torch, settings.compute_dtype),
-        "reference": settings.reference,
-        "generator": torch_generator(seed, "initial weights"),
-    }
+    chosen = asdict(settings)
+    named = ("dead_after_tokens", "reference", *ARCHITECTURES[settings.architecture])
+    options: dict[str, Any] = {name: chosen[name] for name in named if name not in _NOT_THE_SAES}
+    if settings.architecture == "matryoshka":
+        options["groups"] = group_sizes(settings.d_sae, settings.group_fractions)
     if settings.architecture == "topk":
-        return TopKSAE(d_in, settings.d_sae, settings.k, **common)
-    common["threshold_decay"] = settings.threshold_decay
-    if settings.architecture == "batch_topk":
-        return BatchTopKSAE(d_in, settings.d_sae, settings.k, **common)
-    groups = group_sizes(settings.d_sae, settings.group_fractions)
-    return MatryoshkaSAE(d_in, settings.d_sae, settings.k, groups=groups, **common)
+        del options["threshold_decay"]
+    return _CLASSES[settings.architecture](
+        d_in,
+        settings.d_sae,
+        **options,
+        compute_dtype=getattr(torch, settings.compute_dtype),
+        generator=torch_generator(seed, "initial weights"),
+    )
+
+
+_CLASSES: dict[str, type[SAE]] = {
+    "topk": TopKSAE,
+    "batch_topk": BatchTopKSAE,
+    "matryoshka": MatryoshkaSAE,
+    "relu": ReLUSAE,
+    "jumprelu": JumpReLUSAE,
+    "gated": GatedSAE,
+}
+_NOT_THE_SAES = ("calibrate", "calibration_tokens", "group_fractions", "sparsity_warmup_steps")
 
 
 def find_device(name: str) -> torch.device:

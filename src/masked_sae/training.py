@@ -227,7 +227,15 @@ def _make_module(config: RunConfig, parts: Parts, statistics: ActivationStatisti
         sae.b_dec_D.copy_(statistics.mean_D * statistics.scale)
     steps = parts.stream.plan.steps
     schedule = Schedule(config.optim.lr, config.optim.warmup_steps, config.optim.decay_fraction, steps)
-    return SAEModule(sae, schedule, config.seed, config.mask.latent.rate, config.mask.input.rate).to(device)
+    module = SAEModule(
+        sae,
+        schedule,
+        config.seed,
+        latent_mask_rate=config.mask.latent.rate,
+        input_mask_rate=config.mask.input.rate,
+        penalty_warmup_steps=config.sae.sparsity_warmup_steps or 0,
+    )
+    return module.to(device)
 
 
 def _fit(
@@ -289,9 +297,11 @@ def _finish(
 ) -> RunState:
     config, folder = run.config, run.folder
     sae = for_inference(module.sae.eval(), scale)
-    if config.sae.calibrate == "clean" and sae.threshold_F is not None:
-        sequences = sequences_to_calibrate(parts.held_out, config.sae.calibration_tokens)
-        sae = calibrated(sae, config.sae.k, parts.lm, parts.held_out, sequences, config.eval.batch_size)
+    settings = config.sae
+    if settings.calibrate == "clean" and sae.threshold_F is not None:
+        assert settings.k is not None and settings.calibration_tokens is not None
+        sequences = sequences_to_calibrate(parts.held_out, settings.calibration_tokens)
+        sae = calibrated(sae, settings.k, parts.lm, parts.held_out, sequences, config.eval.batch_size)
     export_sae(folder.sae, sae, _provenance(config, folder, scale))
     results = evaluate(folder, config, sae, make_suite(config, parts.lm, parts.held_out))
     tokens = module.step * config.data.batch_size

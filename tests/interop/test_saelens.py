@@ -9,6 +9,7 @@ import torch
 from making import trained
 from safetensors.torch import load_file, save_file
 
+from masked_sae.config import ARCHITECTURES
 from masked_sae.errors import InputError
 from masked_sae.interop.saelens import export_sae, load_sae, read_metadata
 from masked_sae.saes import for_inference
@@ -16,7 +17,7 @@ from masked_sae.saes import for_inference
 SCALE = 0.37
 
 
-@pytest.mark.parametrize("kind", ["topk", "batch_topk", "matryoshka"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @torch.no_grad()
 def test_saelens_loads_it_and_encodes_the_same(kind: str, tmp_path: Path) -> None:
     sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
@@ -34,7 +35,7 @@ def test_saelens_loads_it_and_encodes_the_same(kind: str, tmp_path: Path) -> Non
     assert theirs.cfg.metadata.hook_name == "blocks.1.hook_resid_post"
 
 
-@pytest.mark.parametrize("kind", ["topk", "batch_topk", "matryoshka"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_what_was_saved_is_read_back_to_the_bit(kind: str, tmp_path: Path) -> None:
     sae = for_inference(trained(kind), SCALE)
     export_sae(tmp_path / "sae", sae, {"model_name": "tiny"})

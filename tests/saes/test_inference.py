@@ -6,12 +6,13 @@ import pytest
 import torch
 from making import trained
 
+from masked_sae.config import ARCHITECTURES
 from masked_sae.saes import InferenceSAE, for_inference
 
 SCALE = 0.2
 
 
-@pytest.mark.parametrize("kind", ["topk", "batch_topk", "matryoshka"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @torch.no_grad()
 def test_the_scale_is_folded_in(kind: str) -> None:
     with torch.enable_grad():

@@ -9,17 +9,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from masked_sae.saes import SAE, BatchTopKSAE, MatryoshkaSAE, TopKSAE, group_sizes
+from masked_sae.saes import (
+    SAE,
+    BatchTopKSAE,
+    GatedSAE,
+    JumpReLUSAE,
+    MatryoshkaSAE,
+    ReLUSAE,
+    TopKFamilySAE,
+    TopKSAE,
+    group_sizes,
+)
 
-ARCHITECTURES = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
-every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+TOPK_FAMILY = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
+PENALIZED = {"relu": ReLUSAE, "jumprelu": JumpReLUSAE, "gated": GatedSAE}
+all_with_k = pytest.mark.parametrize("architecture", TOPK_FAMILY)
+every_architecture = pytest.mark.parametrize("architecture", [*TOPK_FAMILY, *PENALIZED])
 both_versions = pytest.mark.parametrize("reference", [False, True])
+every_version = pytest.mark.parametrize(
+    ("architecture", "options"),
+    [(name, {"reference": reference}) for name in TOPK_FAMILY for reference in (False, True)]
+    + [(name, {}) for name in PENALIZED],
+)
 
 
 def make(architecture: str, d_in: int = 8, d_sae: int = 48, k: int = 4, seed: int = 0, **options: Any) -> SAE:
+    options["generator"] = torch.Generator().manual_seed(seed)
+    if architecture in PENALIZED:
+        return PENALIZED[architecture](d_in, d_sae, 0.3, **options)
     if architecture == "matryoshka":
         options.setdefault("groups", group_sizes(d_sae, [0.1, 0.3, 0.6]))
-    return ARCHITECTURES[architecture](d_in, d_sae, k, generator=torch.Generator().manual_seed(seed), **options)
+    return TOPK_FAMILY[architecture](d_in, d_sae, k, **options)
+
+
+def make_with_k(*args: Any, **options: Any) -> TopKFamilySAE:
+    sae = make(*args, **options)
+    assert isinstance(sae, TopKFamilySAE)
+    return sae
 
 
 def normal(*shape: int, seed: int = 1, **options: Any) -> Tensor:
@@ -32,13 +58,13 @@ def train(sae: SAE, batches: list[Tensor], lr: float = 1e-2) -> None:
         sae.training_output(x_BD, x_BD).loss.backward()
         sae.project_decoder_gradient()
         optimizer.step()
-        sae.normalize_decoder()
+        sae.project_parameters()
         optimizer.zero_grad()
 
 
-def double(architecture: str, reference: bool) -> SAE:
+def double(architecture: str, reference: bool) -> TopKFamilySAE:
     """With all weights at random, some dead latents, in float64."""
-    sae = make(
+    sae = make_with_k(
         architecture, aux_k=3, dead_after_tokens=100, aux_coefficient=0.5, compute_dtype=torch.float64,
         reference=reference,
     ).double()  # fmt: skip
@@ -49,7 +75,7 @@ def double(architecture: str, reference: bool) -> SAE:
     return sae
 
 
-def loss_by_loops(sae: SAE, x: np.ndarray, target: np.ndarray) -> float:
+def loss_by_loops(sae: TopKFamilySAE, x: np.ndarray, target: np.ndarray) -> float:
     """The training loss as the papers write it, one activation and latent at a time."""
     weights = {name: parameter.detach().numpy() for name, parameter in sae.named_parameters()}
     pre = (x - weights["b_dec_D"]) @ weights["W_enc_FD"].T + weights["b_enc_F"]
@@ -81,7 +107,7 @@ def loss_by_loops(sae: SAE, x: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean(losses) + sae.aux_coefficient * auxiliary)
 
 
-@every_architecture
+@all_with_k
 @both_versions
 def test_the_loss_is_the_papers(architecture: str, reference: bool) -> None:
     sae = double(architecture, reference)
@@ -102,7 +128,7 @@ class _Loss(nn.Module):
         return self.sae.training_output(x_BD, target_BD).loss
 
 
-@every_architecture
+@all_with_k
 @both_versions
 def test_the_gradient_is_that_of_finite_differences(architecture: str, reference: bool) -> None:
     sae = double(architecture, reference).eval()
@@ -119,7 +145,7 @@ def test_the_gradient_is_that_of_finite_differences(architecture: str, reference
     assert torch.autograd.gradcheck(loss, (x_BD, *parameters), eps=1e-7, atol=1e-6)
 
 
-@every_architecture
+@all_with_k
 @both_versions
 def test_the_auxiliary_gradient_teaches_dead_latents_alone(architecture: str, reference: bool) -> None:
     x_BD = normal(10, 8, dtype=torch.float64)
@@ -144,10 +170,11 @@ def test_the_encoder_starts_as_the_decoder_transposed_with_unit_rows(architectur
     assert not sae.b_enc_F.any() and not sae.b_dec_D.any()
 
 
-@every_architecture
-@both_versions
-def test_decoder_rows_keep_unit_norm_and_lose_no_gradient_along_themselves(architecture: str, reference: bool) -> None:
-    sae = make(architecture, reference=reference)
+@every_version
+def test_decoder_rows_keep_unit_norm_and_lose_no_gradient_along_themselves(
+    architecture: str, options: dict[str, Any]
+) -> None:
+    sae = make(architecture, **options)
     train(sae, [normal(64, 8, seed=seed) for seed in range(20)])
     torch.testing.assert_close(sae.W_dec_FD.norm(dim=1), torch.ones(48))
     x_BD = normal(64, 8, seed=30)
@@ -181,7 +208,7 @@ def test_an_encoding_does_not_depend_on_the_rest_of_the_batch(architecture: str)
 
 
 def test_topk_encodes_with_the_k_largest_positive_latents() -> None:
-    sae = make("topk")
+    sae = make_with_k("topk")
     with torch.no_grad():
         sae.b_enc_F.copy_(normal(48) - 1)
     f_BF, pre_BF = sae.encode(normal(32, 8)), sae.pre_activations(normal(32, 8))
@@ -223,10 +250,9 @@ def test_the_threshold_learns_in_training_alone_and_from_active_latents_alone(re
     assert sae.threshold > 0
 
 
-@every_architecture
-@both_versions
-def test_a_latent_is_dead_after_that_many_silent_activations(architecture: str, reference: bool) -> None:
-    sae = make(architecture, dead_after_tokens=100, reference=reference)
+@every_version
+def test_a_latent_is_dead_after_that_many_silent_activations(architecture: str, options: dict[str, Any]) -> None:
+    sae = make(architecture, dead_after_tokens=100, **options)
     with torch.no_grad():
         sae.b_enc_F[:7] = -100.0
     dead = [sae.training_output(x_BD, x_BD).dead.item() for x_BD in [normal(50, 8, seed=seed) for seed in range(3)]]
@@ -246,7 +272,7 @@ def sums_of_features(seed: int) -> Tensor:
     return (present * strengths) @ nn.functional.normalize(normal(48, 16, seed=3), dim=1)
 
 
-@every_architecture
+@all_with_k
 @both_versions
 def test_the_auxiliary_loss_revives_dead_latents(architecture: str, reference: bool) -> None:
     dead: dict[int, float] = {}
@@ -259,7 +285,7 @@ def test_the_auxiliary_loss_revives_dead_latents(architecture: str, reference: b
     assert dead[0] >= 20 and dead[16] <= 10
 
 
-@every_architecture
+@all_with_k
 def test_no_auxiliary_loss_without_dead_latents(architecture: str) -> None:
     output = make(architecture, aux_k=4).training_output(normal(16, 8), normal(16, 8))
     assert output.auxiliary_loss == 0 and output.dead == 0
@@ -270,7 +296,7 @@ def test_no_auxiliary_loss_without_dead_latents(architecture: str) -> None:
 def test_the_same_seed_gives_the_same_bits(architecture: str) -> None:
     trained: list[SAE] = []
     for _ in range(2):
-        sae = make(architecture, aux_k=4, dead_after_tokens=100)
+        sae = make(architecture, dead_after_tokens=100, **({} if architecture in PENALIZED else {"aux_k": 4}))
         train(sae, [normal(64, 8, seed=seed) for seed in range(10)])
         trained.append(sae)
     for one, other in zip(trained[0].state_dict().values(), trained[1].state_dict().values(), strict=True):
@@ -306,9 +332,10 @@ def test_training_goes_on_from_a_saved_state_to_the_same_bits(architecture: str)
         assert torch.equal(one, other)
 
 
-@every_architecture
+@all_with_k
 def test_a_bfloat16_product_is_near_the_float32_one(architecture: str) -> None:
-    single, half = make(architecture, 64, 512, 8), make(architecture, 64, 512, 8, compute_dtype=torch.bfloat16)
+    single = make_with_k(architecture, 64, 512, 8)
+    half = make_with_k(architecture, 64, 512, 8, compute_dtype=torch.bfloat16)
     x_BD = normal(256, 64)
     pre_BF, half_pre_BF = single.pre_activations(x_BD), half.pre_activations(x_BD)
     assert half_pre_BF.dtype == torch.float32

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from masked_sae.callbacks.row import Metrics, Row
 from masked_sae.callbacks.validation import Validation
 from masked_sae.module import SAEModule
-from masked_sae.saes.batch_topk import BatchTopKSAE
+from masked_sae.saes import SAE
 from masked_sae.stopwatch import Stopwatch
 
 Sink = Callable[[Row], None]
@@ -23,6 +24,7 @@ Sink = Callable[[Row], None]
 COLUMNS: dict[str, Literal["min", "max", "last"]] = {
     "loss": "min",
     "reconstruction_loss": "min",
+    "sparsity_loss": "last",
     "auxiliary_loss": "last",
     "explained_variance": "max",
     "l0": "last",
@@ -100,11 +102,12 @@ class MetricsCallback(pl.Callback):
             [
                 output.loss.detach(),
                 output.reconstruction_loss,
+                output.sparsity_loss,
                 output.auxiliary_loss,
                 1 - output.squared_error / output.variance,
                 output.l0,
                 output.dead.float() / module.sae.d_sae,
-                module.sae.threshold if isinstance(module.sae, BatchTopKSAE) else torch.zeros_like(output.l0),
+                _mean_threshold(module.sae),
             ]
         ).tolist()
         now, lm_seconds = time.monotonic(), self._lm_watch.seconds
@@ -122,6 +125,13 @@ class MetricsCallback(pl.Callback):
         )
         steps: Metrics = {"step": module.step, "tokens": module.step * self._batch_size}
         return steps | dict(zip(COLUMNS, (*measured, *others), strict=True))
+
+
+@torch.no_grad()
+def _mean_threshold(sae: SAE) -> Tensor:
+    """Over the latents; 0 where an SAE has no thresholds."""
+    threshold_F = sae.thresholds()
+    return sae.b_dec_D.new_zeros(()) if threshold_F is None else threshold_F.mean()
 
 
 def peak_memory(device: torch.device) -> int:

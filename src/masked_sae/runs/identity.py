@@ -43,6 +43,7 @@ def result_digest(config: RunConfig, content: str) -> str:
         for parent in parents:
             holder = holder[parent]
         del holder[last]
+    settings["sae"] = {name: value for name, value in settings["sae"].items() if value is not None}
     settings["corpus"] = content
     settings["lm"]["weights"] = lm_fingerprint(config.lm.name)
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()

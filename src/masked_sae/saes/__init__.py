@@ -1,16 +1,26 @@
-"""Sparse autoencoders of the TopK family. Needs torch alone."""
+"""Sparse autoencoders. Needs torch alone."""
 
 from masked_sae.saes.batch_topk import BatchTopKSAE
+from masked_sae.saes.gated import GatedSAE
 from masked_sae.saes.inference import InferenceSAE, for_inference
+from masked_sae.saes.jumprelu import JumpReLUSAE
 from masked_sae.saes.matryoshka import MatryoshkaSAE, group_sizes
+from masked_sae.saes.penalized import PenalizedSAE
+from masked_sae.saes.relu import ReLUSAE
 from masked_sae.saes.sae import SAE, TrainingOutput
 from masked_sae.saes.topk import TopKSAE
+from masked_sae.saes.topk_family import TopKFamilySAE
 
 __all__ = [
     "SAE",
     "BatchTopKSAE",
+    "GatedSAE",
     "InferenceSAE",
+    "JumpReLUSAE",
     "MatryoshkaSAE",
+    "PenalizedSAE",
+    "ReLUSAE",
+    "TopKFamilySAE",
     "TopKSAE",
     "TrainingOutput",
     "for_inference",

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masked_sae.saes.sae import SAE
+from masked_sae.saes.topk_family import TopKFamilySAE
 
 
-class BatchTopKSAE(SAE):
+class BatchTopKSAE(TopKFamilySAE):
     """Trains with the batch's largest latents; encodes with a threshold learned meanwhile.
 
     Args:
         threshold_decay: of the running mean of the batches' smallest active latent.
-        others: as for `SAE`.
+        others: as for `TopKFamilySAE`.
     """
 
     threshold_mean: Tensor
@@ -36,6 +36,9 @@ class BatchTopKSAE(SAE):
         the sum of its weights.
         """
         return self.threshold_mean / self.threshold_weight.clamp_min(torch.finfo(torch.float32).tiny)
+
+    def thresholds(self) -> Tensor:
+        return self.threshold.expand(self.d_sae)
 
     def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
         return pre_BF.reshape(1, -1), self.k * len(pre_BF)

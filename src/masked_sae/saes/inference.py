@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.saes.batch_topk import BatchTopKSAE
 from masked_sae.saes.sae import SAE
 from masked_sae.saes.selection import largest
+from masked_sae.saes.topk import TopKSAE
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,16 @@ def for_inference(sae: SAE, scale: float) -> InferenceSAE:
     """A trained SAE for the LM's own activations: the scale they were trained at is folded in, decoder rows keep unit
     norm. With `x_scaled = scale * x`, the latents of `x` are those of `x_scaled` divided by `scale`.
     """
+    W_enc_FD, b_enc_F = sae.inference_encoder()
     weights = {
-        "W_enc_DF": sae.W_enc_DF,
-        "b_enc_F": sae.b_enc_F / scale,
+        "W_enc_DF": W_enc_FD.T,
+        "b_enc_F": b_enc_F / scale,
         "W_dec_FD": sae.W_dec_FD,
         "b_dec_D": sae.b_dec_D / scale,
         "b_in_D": sae.b_dec_D / scale,
     }
-    if isinstance(sae, BatchTopKSAE):
-        weights["threshold_F"] = (sae.threshold / scale).expand(sae.d_sae)
+    threshold_F = sae.thresholds()
+    if threshold_F is not None:
+        weights["threshold_F"] = threshold_F / scale
     fixed = {name: tensor.detach().float().contiguous() for name, tensor in weights.items()}
-    return InferenceSAE(**fixed, k=None if isinstance(sae, BatchTopKSAE) else sae.k)
+    return InferenceSAE(**fixed, k=sae.k if isinstance(sae, TopKSAE) else None)

@@ -126,7 +126,7 @@ class _SparseLoss(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         x_BD, W_enc_FD, W_dec_FD, b_dec_D = ctx.saved_tensors
         used: Active = ctx.used
-        grad_A = _products_at(used, ctx.starts, ctx.grad_SD, W_dec_FD) * (used.values_A > 0) * grad_loss
+        grad_A = products_at(ctx.starts, used.latents_A, ctx.grad_SD, W_dec_FD) * (used.values_A > 0) * grad_loss
         latents_A, order_A = used.latents_A.sort(stable=True)
         starts = starts_of(latents_A, used.d_sae)
         grad_W_dec_FD = weighted_sums(used.sums_A[order_A], ctx.grad_SD, starts, (used.values_A * grad_loss)[order_A])
@@ -168,9 +168,9 @@ def sparse_loss(
     )
 
 
-def _products_at(active: Active, starts: Tensor, grad_SD: Tensor, W_dec_FD: Tensor) -> Tensor:
-    """`grad W_dec^T` where a latent is active: the gradient of the active latents, (A,)."""
-    shape = (active.sums, active.d_sae)
-    zeros_A = torch.zeros_like(active.values_A)
-    pattern_SF = torch.sparse_csr_tensor(starts, active.latents_A, zeros_A, shape, check_invariants=False)
+def products_at(starts: Tensor, latents_A: Tensor, grad_SD: Tensor, W_dec_FD: Tensor) -> Tensor:
+    """`grad W_dec^T` at the places of a CSR pattern, `starts` of rows and `latents`: their gradients, (A,)."""
+    shape = (len(grad_SD), len(W_dec_FD))
+    zeros_A = grad_SD.new_zeros(len(latents_A))
+    pattern_SF = torch.sparse_csr_tensor(starts, latents_A, zeros_A, shape, check_invariants=False)
     return torch.sparse.sampled_addmm(pattern_SF, grad_SD, W_dec_FD.T).values()

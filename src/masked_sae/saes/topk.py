@@ -6,11 +6,11 @@ Axes: B activations, F `d_sae`.
 import torch
 from torch import Tensor
 
-from masked_sae.saes.sae import SAE
 from masked_sae.saes.selection import largest
+from masked_sae.saes.topk_family import TopKFamilySAE
 
 
-class TopKSAE(SAE):
+class TopKSAE(TopKFamilySAE):
     def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
         return pre_BF, self.k
 
@@ -20,3 +20,6 @@ class TopKSAE(SAE):
         active_BF = torch.zeros_like(pre_BF, dtype=torch.bool)
         active_BF.view(-1)[places_A] = True
         return torch.where(active_BF, pre_BF.clamp_min(0), 0.0)
+
+    def thresholds(self) -> None:
+        return None

@@ -1,0 +1,46 @@
+"""Gated SAE (Rajamanoharan et al. 2024, arXiv 2404.16014): one encoder says which latents are active, another how much.
+
+Axes: B activations, D `d_in`, F `d_sae`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masked_sae.saes.penalized import PenalizedSAE
+from masked_sae.saes.places import Places
+from masked_sae.saes.sae import mean_square
+
+
+class GatedSAE(PenalizedSAE):
+    """`f = H(g) relu(exp(r) p + b_mag)` of `p = (x - b_dec) W_enc` and the gate `g = p + b_enc` (equations 5 to 7).
+
+    The penalty is `sum relu(g)`. So that the gate learns to detect, what it finds has to reconstruct as well, by a
+    decoder that does not learn from it: the auxiliary loss, of weight 1 (equation 8).
+    """
+
+    r_mag_F: nn.Parameter
+    b_mag_F: nn.Parameter
+
+    def __init__(self, *args: Any, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self.r_mag_F = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_mag_F = nn.Parameter(torch.zeros(self.d_sae))
+
+    def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+        gate = torch.relu(pre)
+        gain, b_enc, b_mag = map(places.of_latents, (self.r_mag_F.exp(), self.b_enc_F, self.b_mag_F))
+        magnitude = torch.relu((gate - b_enc) * gain + b_mag)  # where the gate is closed it counts for nothing
+        return torch.where(gate > 0, magnitude, 0.0), gate
+
+    def auxiliary_loss(self, penalized: Tensor, places: Places, target_BD: Tensor) -> Tensor:
+        by_gate_BD = places.sums(penalized, self.W_dec_FD.detach()) + self.b_dec_D.detach()
+        return mean_square(target_BD - by_gate_BD)
+
+    def inference_encoder(self) -> tuple[Tensor, Tensor]:
+        """The magnitude's. It grows with the gate, so a threshold on it says what the gate does."""
+        return self.W_enc_FD * self.r_mag_F.exp()[:, None], self.b_mag_F
+
+    def thresholds(self) -> Tensor:
+        return (self.b_mag_F - self.r_mag_F.exp() * self.b_enc_F).clamp_min(0)

@@ -1,0 +1,77 @@
+"""JumpReLU SAE (Rajamanoharan et al. 2024, arXiv 2407.14435): a learned threshold for each latent, and an L0 penalty.
+
+Axes: F `d_sae`.
+
+Neither the penalty nor the jump has a useful derivative by the threshold. It is estimated with a kernel `K`, a square
+of width 1 (section 4): of the step `H(z - t)` it is `-K((z - t) / bandwidth) / bandwidth`, of the jump `z H(z - t)` it
+is `t` times as much. By `z` the step has none, and the jump has `H(z - t)`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from masked_sae.saes.penalized import PenalizedSAE
+from masked_sae.saes.places import Places
+
+
+class JumpReLUSAE(PenalizedSAE):
+    """`f = z H(z - t)` of `z = (x - b_dec) W_enc + b_enc`; the penalty is the number of active latents.
+
+    The threshold `t` itself is the parameter, kept at 0 or above, where the paper has its logarithm: Adam changes a
+    parameter by about the learning rate at most, which moves the logarithm of a small threshold too little.
+
+    Args:
+        threshold_init: every latent's at the start.
+        bandwidth: of the kernel; like the threshold, in units of activations of mean squared norm `d_in`.
+        others: as for `PenalizedSAE`.
+    """
+
+    threshold_F: nn.Parameter
+
+    def __init__(self, *args: Any, threshold_init: float = 0.01, bandwidth: float = 0.05, **others: Any) -> None:
+        super().__init__(*args, **others)
+        if not (threshold_init >= 0 and bandwidth > 0):
+            raise ValueError(
+                f"threshold_init={threshold_init}, bandwidth={bandwidth}: expected at least 0, and above 0"
+            )
+        self.bandwidth = bandwidth
+        self.threshold_F = nn.Parameter(torch.full((self.d_sae,), float(threshold_init)))
+
+    def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+        jump, step = _JumpAndStep.apply(pre, places.of_latents(self.threshold_F), self.bandwidth)  # type: ignore[misc]
+        return jump, step
+
+    def matters_above(self) -> Tensor:
+        return self.threshold_F - self.bandwidth / 2
+
+    def thresholds(self) -> Tensor:
+        return self.threshold_F
+
+    @torch.no_grad()
+    def project_parameters(self) -> None:
+        """Keeps thresholds at 0 or above, too: below it negative latents would pass."""
+        super().project_parameters()
+        self.threshold_F.clamp_(min=0)
+
+
+class _JumpAndStep(torch.autograd.Function):
+    """`z H(z - t)` and `H(z - t)`, with the derivatives that the module's docstring gives."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        active = z > threshold
+        ctx.save_for_backward(active, (z - threshold).abs() < bandwidth / 2, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(active, z, 0.0), active.type_as(z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad_jump: Tensor, grad_step: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        active, near, threshold = ctx.saved_tensors
+        grad_near = (grad_jump * threshold + grad_step) * near
+        return grad_jump * active, grad_near.sum_to_size(threshold.shape) / -ctx.bandwidth, None

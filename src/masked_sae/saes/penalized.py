@@ -1,0 +1,87 @@
+"""What the SAEs share whose sparsity is paid for: a loss with a penalty on the latents.
+
+Axes: B activations, D `d_in`, F `d_sae`.
+
+The papers' losses are sums over an activation's dimensions, `||x - x_hat||^2 + coefficient * penalty`, of activations
+whose mean squared norm is `d_in`. All of it is divided by `d_in` here, as the other architectures' losses are; the
+coefficient is the papers'.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masked_sae.saes.places import Everywhere, Places, few_above
+from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, hide_none, mean_square
+
+MOST = 0.15  # of the latents that may matter to a sparse step; with more of them the dense one is faster
+
+
+class PenalizedSAE(SAE):
+    """Trains by dense products at first, while many latents are active, and at their places alone once they are few.
+
+    Args:
+        sparsity_coefficient: weight of the sparsity loss.
+        reference: always train by dense products; the same to round-off. On CUDA that is always so.
+        others: as for `SAE`.
+    """
+
+    def __init__(
+        self, d_in: int, d_sae: int, sparsity_coefficient: float, *, reference: bool = False, **others: Any
+    ) -> None:
+        super().__init__(d_in, d_sae, **others)
+        self.sparsity_coefficient, self.reference = sparsity_coefficient, reference
+
+    @abstractmethod
+    def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+        """Latents, and what of each is penalised, from the pre-activations at these places."""
+
+    def matters_above(self) -> Tensor:
+        """The pre-activation up to which a latent is 0, costs nothing and has no gradient, (F,)."""
+        return torch.zeros_like(self.b_enc_F)
+
+    def encode(self, x_BD: Tensor) -> Tensor:
+        return self.activate(self.pre_activations(x_BD), Everywhere())[0]
+
+    def auxiliary_loss(self, penalized: Tensor, places: Places, target_BD: Tensor) -> Tensor:
+        """A term of the architecture's own, scalar; 0 where it has none."""
+        return target_BD.new_zeros(())
+
+    def training_output(
+        self,
+        x_BD: Tensor,
+        target_BD: Tensor,
+        hide_latents: HideLatents | None = None,
+        penalty_share: float = 1.0,
+    ) -> TrainingOutput:
+        """See `SAE`. `loss = reconstruction_loss + sparsity_coefficient * sparsity_loss + auxiliary_loss`."""
+        target_BD = target_BD.detach()
+        pre, places = self._where_it_matters(x_BD, hide_latents or hide_none)
+        latents, penalized = self.activate(pre, places)
+        active = latents.detach() > 0
+        dead_F = self._count_silence(places.any_of_latent(active), len(x_BD))
+        residual_BD = target_BD - (places.sums(latents, self.W_dec_FD) + self.b_dec_D)
+        reconstruction_loss = mean_square(residual_BD)
+        sparsity_loss = penalized.sum() / target_BD.numel()
+        auxiliary_loss = self.auxiliary_loss(penalized, places, target_BD)
+        penalty = penalty_share * self.sparsity_coefficient * sparsity_loss
+        return TrainingOutput.of(
+            reconstruction_loss + penalty + auxiliary_loss,
+            reconstruction_loss=reconstruction_loss,
+            sparsity_loss=sparsity_loss,
+            auxiliary_loss=auxiliary_loss,
+            residual_BD=residual_BD.detach(),
+            target_BD=target_BD,
+            active_latents=active.sum(),
+            dead_F=dead_F,
+        )
+
+    def _where_it_matters(self, x_BD: Tensor, hide_latents: HideLatents) -> tuple[Tensor, Places]:
+        """Pre-activations, and their places."""
+        pre_BF = hide_latents(self.pre_activations(x_BD))
+        few = None if self.reference or pre_BF.is_cuda else few_above(pre_BF.detach(), self.matters_above(), MOST)
+        if few is None:
+            return pre_BF, Everywhere()
+        return few.pre_activations(pre_BF, x_BD, self.W_enc_FD, self.b_enc_F, self.b_dec_D), few

@@ -1,0 +1,151 @@
+"""What the SAEs share whose sparsity is set, by `k`: training loss, auxiliary loss.
+
+Axes: B activations, D `d_in`, F `d_sae`, G groups of latents (1 but in Matryoshka).
+
+A training step comes in two versions with the same results to round-off. The plain one is dense products and autograd:
+the reference. The sparse one, the default, computes only with the active latents; see `sparse.py`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, hide_none, mean_square
+from masked_sae.saes.selection import keep_largest, largest
+from masked_sae.saes.sparse import Active, sparse_loss
+
+
+class TopKFamilySAE(SAE):
+    """`f = select(relu((x - b_dec) W_enc + b_enc))`: of the positive latents, the largest.
+
+    Args:
+        k: active latents for one activation (TopK), or on average (the others).
+        groups: sizes of the groups of latents, which sum to `d_sae`; the loss is the mean over the nested prefixes of
+            the groups. By default one group.
+        aux_k: dead latents that the auxiliary loss uses; 0 for none.
+        aux_coefficient: weight of the auxiliary loss.
+        reference: train by the plain version, with dense products.
+        others: as for `SAE`.
+    """
+
+    group_ends_G: Tensor
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        k: int,
+        *,
+        groups: Sequence[int] | None = None,
+        aux_k: int = 0,
+        aux_coefficient: float = 1 / 32,
+        reference: bool = False,
+        **others: Any,
+    ) -> None:
+        super().__init__(d_in, d_sae, **others)
+        if not 1 <= k <= d_sae:
+            raise ValueError(f"k={k}: expected 1 to d_sae={d_sae}")
+        self.groups = (d_sae,) if groups is None else tuple(groups)
+        if sum(self.groups) != d_sae or min(self.groups) < 1:
+            raise ValueError(f"groups={list(self.groups)}: expected sizes of at least 1 that sum to d_sae={d_sae}")
+        self.k, self.aux_k, self.aux_coefficient, self.reference = k, aux_k, aux_coefficient, reference
+        self.register_buffer("group_ends_G", torch.tensor(self.groups).cumsum(0), persistent=False)
+
+    @abstractmethod
+    def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
+        """The latents (B, F) as rows within which they compete, and how many of each row may be active."""
+
+    def learn_from(self, values: Tensor) -> None:
+        """Sees the active latents of each training batch; those at 0 are none."""
+
+    def select(self, pre_BF: Tensor) -> Tensor:
+        """Latents in training: pre-activations (B, F), the chosen ones kept where positive, all others 0."""
+        f_BF = keep_largest(*self.competitors(pre_BF)).view_as(pre_BF)
+        if self.training:
+            self.learn_from(f_BF.detach())
+        return f_BF
+
+    def training_output(
+        self,
+        x_BD: Tensor,
+        target_BD: Tensor,
+        hide_latents: HideLatents | None = None,
+        penalty_share: float = 1.0,
+    ) -> TrainingOutput:
+        """See `SAE`. `loss = reconstruction_loss + aux_coefficient * auxiliary_loss`."""
+        step = self._dense_step if self.reference else self._sparse_step
+        return step(x_BD, target_BD.detach(), hide_latents or hide_none)
+
+    def _dense_step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents) -> TrainingOutput:
+        pre_BF = hide_latents(self.pre_activations(x_BD))
+        f_BF = self.select(pre_BF)
+        dead_F = self._count_silence((f_BF > 0).any(0), len(x_BD))
+        x_hat_BD = self.b_dec_D.expand_as(target_BD)
+        losses: list[Tensor] = []
+        for f_BG, W_dec_GD in zip(f_BF.split(self.groups, dim=1), self.W_dec_FD.split(self.groups), strict=True):
+            x_hat_BD = x_hat_BD + f_BG @ W_dec_GD
+            losses.append(mean_square(target_BD - x_hat_BD))
+        residual_BD = (target_BD - x_hat_BD).detach()
+        auxiliary_loss = residual_BD.new_zeros(())
+        if self._revives(dead_F):
+            dead_BF = keep_largest(pre_BF.masked_fill(~dead_F, -torch.inf), min(self.aux_k, self.d_sae))
+            auxiliary_loss = mean_square(residual_BD - dead_BF @ self.W_dec_FD) * dead_F.any()
+        reconstruction_loss = torch.stack(losses).mean()
+        loss = reconstruction_loss + self.aux_coefficient * auxiliary_loss
+        return TrainingOutput.of(
+            loss,
+            reconstruction_loss=reconstruction_loss,
+            auxiliary_loss=auxiliary_loss,
+            residual_BD=residual_BD,
+            target_BD=target_BD,
+            active_latents=(f_BF > 0).sum(),
+            dead_F=dead_F,
+        )
+
+    def _sparse_step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents) -> TrainingOutput:
+        batch = len(x_BD)
+        with torch.no_grad():
+            pre_BF = hide_latents(self.pre_activations(x_BD))
+            active = Active.of(*largest(*self.competitors(pre_BF)), batch, self.group_ends_G, self.d_sae)
+            if self.training:
+                self.learn_from(active.values_A)
+            dead_F = self._count_silence(active.fired(), batch)
+            revived = None
+            if self._revives(dead_F):
+                dead_BF = pre_BF.masked_fill_(~dead_F, -torch.inf)
+                strongest = largest(dead_BF, min(self.aux_k, self.d_sae))
+                revived = Active.of(*strongest, batch, self.group_ends_G[-1:], self.d_sae)
+                del dead_BF
+            del pre_BF
+        loss, reconstruction_loss, auxiliary_loss, residual_BD = sparse_loss(
+            x_BD,
+            self.W_enc_FD,
+            self.b_enc_F,
+            self.W_dec_FD,
+            self.b_dec_D,
+            target_BD=target_BD,
+            active=active,
+            revived=revived,
+            aux_coefficient=self.aux_coefficient * dead_F.any(),
+        )
+        return TrainingOutput.of(
+            loss,
+            reconstruction_loss=reconstruction_loss,
+            auxiliary_loss=auxiliary_loss * dead_F.any(),
+            residual_BD=residual_BD,
+            target_BD=target_BD,
+            active_latents=(active.values_A > 0).sum(),
+            dead_F=dead_F,
+        )
+
+    def _revives(self, dead_F: Tensor) -> bool:
+        """Whether the batch gets an auxiliary loss: how well the strongest dead latents explain what the living left.
+
+        Auxiliary-k loss of Gao et al. 2024 (arXiv 2406.04093, section A.2): `||e - e_hat||^2` with
+        `e = target - x_hat` (no gradient) and `e_hat` the decoding, without bias, of the dead latents' top `aux_k`.
+        On CUDA always, since to ask is to wait for the device: without dead latents the loss has no gradient.
+        """
+        return self.aux_k > 0 and (dead_F.is_cuda or bool(dead_F.any()))
