@@ -44,4 +44,10 @@ def small_overrides(lm: Path, corpus: Path, out: Path) -> list[str]:
 
 
 def small_config(lm: Path, corpus: Path, out: Path, *overrides: str) -> RunConfig:
-    return compose([*small_overrides(lm, corpus, out), *overrides])
+    settings = small_overrides(lm, corpus, out)
+    if any(override in WITHOUT_K for override in overrides):
+        settings = [setting for setting in settings if not setting.startswith(("sae.k=", "sae.aux_k="))]
+    return compose([*settings, *overrides])
+
+
+WITHOUT_K = ("sae=relu", "sae=jumprelu", "sae=gated")

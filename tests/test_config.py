@@ -35,7 +35,8 @@ def refusal(overrides: Sequence[str]) -> InputError:
         ("sae.dead_after_tokens=0", "1"),
         ("sae.threshold_decay=1.0", "1"),
         ("sae.compute_dtype=float16", "float32, bfloat16"),
-        ("sae.architecture=gated", ", ".join(ARCHITECTURES)),
+        ("sae.architecture=vanilla", ", ".join(ARCHITECTURES)),
+        ("sae.architecture=gated", "sae=gated"),
         ("sae.group_fractions=[0.5,0.4]", "sum to 1"),
         ("sae.group_fractions=[1.5,-0.5]", "positive"),
         ("sae.group_fractions=[]", "sum to 1"),
@@ -112,6 +113,29 @@ def test_a_rate_that_leaves_the_loss_no_position_is_refused(overrides: list[str]
     assert refusal(overrides).key == key
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sparsity_coefficient", "-1.0"),
+        ("sparsity_coefficient", "inf"),
+        ("sparsity_warmup_steps", "-1"),
+        ("threshold_init", "-0.1"),
+        ("bandwidth", "0.0"),
+        ("bandwidth", "nan"),
+    ],
+)
+def test_a_bad_value_of_a_penalty_is_refused(key: str, value: str) -> None:
+    error = refusal(["sae=jumprelu", f"sae.{key}={value}"])
+    assert error.key == f"sae.{key}" and str(error.value) == value and error.valid
+
+
+def test_an_experiments_settings_for_another_architecture_are_left_out() -> None:
+    chosen = compose(["experiment=paper_pythia_160m", "sae=gated"]).sae
+    assert chosen.architecture == "gated" and chosen.d_sae == compose(["experiment=paper_pythia_160m"]).sae.d_sae
+    assert chosen.k is None and chosen.aux_k is None and chosen.group_fractions == []
+    assert chosen.sparsity_coefficient is not None and chosen.threshold_init is None
+
+
 def test_sources_without_their_text_are_refused() -> None:
     for overrides in (["data=text"], ["data=text", "data.path=[]"]):
         assert refusal(overrides).key == "data.path"
@@ -180,6 +204,7 @@ def explained(overrides: Sequence[str]) -> str:
         ("+sae.d_sea=64", ["sae.d_sea", "sae.d_sae"]),
         ("+nonsense=1", ["nonsense"]),
         ("data.path=corpus/", ["data.path", "option"]),
+        ("sae.sparsity_coefficient=2", ["sae.sparsity_coefficient", "option"]),
         ("sae=topp", ["sae=topp", "topk", "batch_topk", "matryoshka"]),
         ("mask=tokens", ["mask=tokens", "token", "latent", "input", "none"]),
         ("sae.d_sae=many", ["sae.d_sae=many", "whole number"]),

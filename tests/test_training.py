@@ -134,6 +134,9 @@ def test_mask_rate_zero_equals_no_mask_bit_for_bit(neox_folder: Path, corpus_fol
         ["mask.token.rate=0.3", "mask.token.target=clean", "mask.token.span=3", "mask.token.schedule=cosine"],
         ["mask.token.rate=0.3", "mask.token.loss_positions=unmasked", "mask.token.replacement=random"],
         ["sae.compute_dtype=bfloat16", "lm.dtype=bfloat16"],
+        ["sae=relu", "sae.sparsity_warmup_steps=10"],
+        ["sae=jumprelu", "mask=latent", "mask.latent.rate=0.5"],
+        ["sae=gated", "mask.token.rate=0.3", "mask.token.target=clean", "sae.compute_dtype=bfloat16"],
     ],
     ids=lambda overrides: " ".join(overrides),
 )

@@ -271,6 +271,11 @@ def token_rate_range(token: TokenMaskConfig) -> tuple[float, float]:
     return min(token.rate, token.initial_rate), max(token.rate, token.initial_rate)
 
 
+def settings_of_others(architecture: str) -> set[str]:
+    """Settings of SAEs that this architecture does not have."""
+    return set().union(*ARCHITECTURES.values()).difference(ARCHITECTURES[architecture])
+
+
 def _check_sae(sae: SAEConfig) -> None:
     _one_of("sae.architecture", sae.architecture, tuple(ARCHITECTURES))
     for name in ARCHITECTURES[sae.architecture]:

@@ -137,7 +137,7 @@ def make_sae(settings: SAEConfig, d_in: int, seed: int) -> SAE:
     if settings.architecture == "matryoshka":
         options["groups"] = group_sizes(settings.d_sae, settings.group_fractions)
     if settings.architecture == "topk":
-        del options["threshold_decay"]
+        del options["threshold_decay"]  # it has no threshold
     return _CLASSES[settings.architecture](
         d_in,
         settings.d_sae,

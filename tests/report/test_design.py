@@ -73,6 +73,29 @@ def test_a_number_that_only_goes_with_k_keeps_nothing_apart(tmp_path: Path) -> N
     assert design.strata == ("",) and design.sparsities == ("k 8", "k 16")
 
 
+def test_architectures_with_and_without_k_are_told_apart_by_their_name_and_own_sparsity(tmp_path: Path) -> None:
+    with_k = {"sae.architecture": "batch_topk", "sae.calibrate": "clean", "sae.aux_k": 64}
+    without = {"sae.architecture": "gated", "sae.k": None, "sae.sparsity_warmup_steps": 100}
+    changes = [
+        *({**with_k, "sae.k": k, "mask.token.rate": rate} for k in (8, 16) for rate in (0.0, 0.1)),
+        *(
+            {**without, "sae.sparsity_coefficient": c, "mask.token.rate": rate}
+            for c in (4.0, 5.0)
+            for rate in (0.0, 0.1)
+        ),
+    ]
+    design = design_of(tmp_path, changes)
+    assert design.strata == ("architecture batch_topk", "architecture gated")
+    assert design.sparsities == ("k 8", "k 16", "sparsity coefficient 4", "sparsity coefficient 5")
+    assert [arm.label for arm in design.arms] == ["unmasked", "mask rate 0.1"]
+
+
+def test_without_k_the_coefficient_is_the_sparsity(tmp_path: Path) -> None:
+    changes = [{"sae.k": None, "sae.sparsity_coefficient": 4.0, "mask.token.rate": rate} for rate in (0.0, 0.1)]
+    design = design_of(tmp_path, changes)
+    assert design.sparsities == ("sparsity coefficient 4",) and design.strata == ("",)
+
+
 def test_an_sae_without_settings_stands_by_itself(tmp_path: Path) -> None:
     make_sweep(tmp_path / "sweep")
     write_done(RunFolder(tmp_path / "others" / "theirs"), {}, {"core/l0": 20.0})

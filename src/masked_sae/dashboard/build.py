@@ -22,6 +22,7 @@ _ALWAYS = ("core/explained_variance", "core/ce_recovered")  # shown where nothin
 _TRAINING = {
     "train/loss": "Loss",
     "train/reconstruction_loss": "Loss: reconstruction",
+    "train/sparsity_loss": "Loss: sparsity, not weighted",
     "train/auxiliary_loss": "Loss: auxiliary",
     "train/explained_variance": "Explained variance",
     "train/l0": "L0",

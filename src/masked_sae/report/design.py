@@ -1,6 +1,5 @@
 """What the runs were for: how each was masked, how sparse it was made, and what else differs between them."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from masked_sae.report.runs import Runs
 from masked_sae.runs.identity import HOW, is_part_of
 from masked_sae.runs.table import heading
 
-_SPARSITY = re.compile(r"sae\.(k|\w*(l0|l1|sparsity)\w*)")
+_SPARSITY = ("sae.k", "sae.sparsity_coefficient")
 _MASK_DEFAULTS: dict[str, Any] = {"rate": 0.0, "schedule": "constant", "initial_rate": 0.0}
 # Runs that differ in these alone are still compared: as repetitions (seed), or as the same but for rounding. Unlike in
 # a run's id, another LM is something else, and so is another way of measuring.
@@ -63,14 +62,15 @@ def read_design(runs: Runs) -> Design:
     arm_of, arms = _arms(masks)
     known = table[table[list(runs.settings)].notna().any(axis=1)]  # SAEs from elsewhere may have no settings
     differing = [key for key in runs.settings if len(distinct(known[key], keep_none=True)) > 1]
-    sparsity_keys = [key for key in differing if _SPARSITY.fullmatch(key)]
-    sparsity_keys = sparsity_keys or [key for key in runs.settings if key == "sae.k"]
+    sparsity_keys = [key for key in differing if key in _SPARSITY]
+    sparsity_keys = sparsity_keys or [key for key in _SPARSITY if key in runs.settings and known[key].notna().any()]
     sparsity_of, sparsities = _labelled(table, sparsity_keys)
     stratum_keys = [
         key
         for key in differing
         if not (key.startswith("mask.") or key in sparsity_keys or is_part_of(key, _COMPARABLE))
         and not _follows(table, key, sparsity_keys)
+        and not _of_some_architectures(known, key)
     ]
     stratum_of, strata = _labelled(known, stratum_keys)
     if len(known) < len(table):
@@ -144,12 +144,21 @@ def _labelled(table: pd.DataFrame, keys: list[str]) -> tuple["pd.Series[int]", t
     combinations = [tuple(row[key] for key in keys) for _, row in table.iterrows()]
     ordered = sorted({_comparable(values): values for values in combinations}.items())
     places = {place: i for i, (place, _) in enumerate(ordered)}
-    labels = tuple(
-        ", ".join(f"{heading(key)} {show_setting(value)}" for key, value in zip(keys, values, strict=True))
-        for _, values in ordered
-    )
+    labels = tuple(_label(keys, values) for _, values in ordered)
     positions = [places[_comparable(values)] for values in combinations]
     return pd.Series(positions, index=table.index, dtype="int64"), labels
+
+
+def _label(keys: list[str], values: tuple[Any, ...]) -> str:
+    """Without what is None, as what another architecture has is, unless nothing is left."""
+    named = list(zip(keys, values, strict=True))
+    named = [(key, value) for key, value in named if not _is_none(value)] or named
+    return ", ".join(f"{heading(key)} {show_setting(value)}" for key, value in named)
+
+
+def _of_some_architectures(table: pd.DataFrame, key: str) -> bool:
+    """Whether a setting of the SAE differs only in that some architectures do not have it."""
+    return key.startswith("sae.") and len(distinct(table[key])) == 1
 
 
 def _follows(table: pd.DataFrame, key: str, sparsity_keys: list[str]) -> bool:

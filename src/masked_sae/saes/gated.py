@@ -14,10 +14,10 @@ from masked_sae.saes.sae import mean_square
 
 
 class GatedSAE(PenalizedSAE):
-    """`f = H(g) relu(exp(r) p + b_mag)` of `p = (x - b_dec) W_enc` and the gate `g = p + b_enc` (equations 5 to 7).
+    """`f = H(g) relu(exp(r) p + b_mag)` of `p = (x - b_dec) W_enc` and the gate `g = p + b_enc` (section 3.2.1).
 
     The penalty is `sum relu(g)`. So that the gate learns to detect, what it finds has to reconstruct as well, by a
-    decoder that does not learn from it: the auxiliary loss, of weight 1 (equation 8).
+    decoder that does not learn from it: the auxiliary loss, of weight 1 (section 3.2.2).
     """
 
     r_mag_F: nn.Parameter

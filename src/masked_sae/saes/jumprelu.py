@@ -2,9 +2,9 @@
 
 Axes: F `d_sae`.
 
-Neither the penalty nor the jump has a useful derivative by the threshold. It is estimated with a kernel `K`, a square
-of width 1 (section 4): of the step `H(z - t)` it is `-K((z - t) / bandwidth) / bandwidth`, of the jump `z H(z - t)` it
-is `t` times as much. By `z` the step has none, and the jump has `H(z - t)`.
+Neither penalty nor jump has a useful derivative by the threshold. It is estimated with a kernel `K`, a square of width
+1 (sections 3 and 4): of the step `H(z - t)` it is `-K((z - t) / bandwidth) / bandwidth`, of the jump `z H(z - t)` it is
+`t` times as much. By `z` the step has none, and the jump has `H(z - t)`.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ class JumpReLUSAE(PenalizedSAE):
 
     threshold_F: nn.Parameter
 
-    def __init__(self, *args: Any, threshold_init: float = 0.01, bandwidth: float = 0.05, **others: Any) -> None:
+    def __init__(self, *args: Any, threshold_init: float = 0.5, bandwidth: float = 1.0, **others: Any) -> None:
         super().__init__(*args, **others)
         if not (threshold_init >= 0 and bandwidth > 0):
             raise ValueError(
