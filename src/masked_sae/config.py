@@ -7,7 +7,7 @@ from typing import Any
 from masked_sae.errors import InputError
 
 # Architectures, and the settings of each that not all have.
-_OF_TOPK = ("k", "aux_k", "aux_coefficient", "threshold_decay", "calibrate", "calibration_tokens")
+_OF_TOPK = ("k", "aux_k", "aux_coefficient", "threshold_decay")
 _OF_PENALTY = ("sparsity_coefficient", "sparsity_warmup_steps")
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "topk": _OF_TOPK,
@@ -92,13 +92,13 @@ class SAEConfig:
     dead_after_tokens: int
     compute_dtype: str
     reference: bool  # train by dense products
+    calibrate: str  # clean: after training, thresholds that give clean text the L0 of training; none: those learned
+    calibration_tokens: int
     # topk, batch_topk, matryoshka
     k: int | None = None
     aux_k: int | None = None
     aux_coefficient: float | None = None
     threshold_decay: float | None = None
-    calibrate: str | None = None  # clean: after training, the threshold that gives k on clean text; none: the learned
-    calibration_tokens: int | None = None
     group_fractions: list[float] = field(default_factory=list)  # matryoshka
     # relu, jumprelu, gated
     sparsity_coefficient: float | None = None
@@ -294,8 +294,7 @@ def _check_sae(sae: SAEConfig) -> None:
             _at_least(f"sae.{name}", value, lowest)
     if sae.threshold_decay is not None and not 0 <= sae.threshold_decay < 1:
         raise InputError("sae.threshold_decay", sae.threshold_decay, "0 up to but not including 1")
-    if sae.calibrate is not None:
-        _one_of("sae.calibrate", sae.calibrate, CALIBRATIONS)
+    _one_of("sae.calibrate", sae.calibrate, CALIBRATIONS)
     if sae.bandwidth is not None:
         _finite("sae.bandwidth", sae.bandwidth)
         _above("sae.bandwidth", sae.bandwidth, 0)

@@ -155,7 +155,7 @@ _CLASSES: dict[str, type[SAE]] = {
     "jumprelu": JumpReLUSAE,
     "gated": GatedSAE,
 }
-_NOT_THE_SAES = ("calibrate", "calibration_tokens", "group_fractions", "sparsity_warmup_steps")
+_NOT_THE_SAES = ("group_fractions", "sparsity_warmup_steps")
 
 
 def find_device(name: str) -> torch.device:

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ from masked_sae.callbacks.stopping import StopRequest
 from masked_sae.callbacks.validation import Validation
 from masked_sae.config import RunConfig
 from masked_sae.datamodule import ActivationDataModule
-from masked_sae.evals.calibration import calibrated
+from masked_sae.errors import InputError
+from masked_sae.evals.calibration import calibrated, raised
 from masked_sae.evals.held_out import sequences_to_calibrate
 from masked_sae.evaluation import evaluate, make_suite, unmeasured
 from masked_sae.files import write_text
@@ -297,17 +299,24 @@ def _finish(
 ) -> RunState:
     config, folder = run.config, run.folder
     sae = for_inference(module.sae.eval(), scale)
-    settings = config.sae
-    if settings.calibrate == "clean" and sae.threshold_F is not None:
-        assert settings.k is not None and settings.calibration_tokens is not None
-        sequences = sequences_to_calibrate(parts.held_out, settings.calibration_tokens)
-        sae = calibrated(sae, settings.k, parts.lm, parts.held_out, sequences, config.eval.batch_size)
+    if config.sae.calibrate == "clean" and sae.threshold_F is not None:
+        sequences = sequences_to_calibrate(parts.held_out, config.sae.calibration_tokens)
+        calibrate, l0 = (raised, _last_l0(folder)) if config.sae.k is None else (calibrated, config.sae.k)
+        sae = calibrate(sae, l0, parts.lm, parts.held_out, sequences, config.eval.batch_size)
     export_sae(folder.sae, sae, _provenance(config, folder, scale))
     results = evaluate(folder, config, sae, make_suite(config, parts.lm, parts.held_out))
     tokens = module.step * config.data.batch_size
     if wandb_logger is not None:
         wandb_logger.conclude(results, tokens, folder)
     return write_state(folder.state, state, status="done", step=module.step, **_progress_of(metrics, tokens))
+
+
+def _last_l0(folder: RunFolder) -> float:
+    """Of the last batch of the training, which may have been another attempt's."""
+    rows = read_rows(folder.metrics, folder.histograms, sys.maxsize)
+    if not rows:
+        raise InputError("metrics.csv", folder.metrics, "the training's curve, whose last L0 calibrates the thresholds")
+    return rows[-1].metrics["l0"]
 
 
 def _progress_of(metrics: MetricsCallback, tokens: int) -> dict[str, Any]:

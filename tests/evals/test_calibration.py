@@ -1,11 +1,13 @@
 """After calibration the L0 on clean text is the one asked for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from making import CONTEXT_LIMIT
 
-from masked_sae.evals.calibration import calibrated
+from masked_sae.evals.calibration import calibrated, raised
 from masked_sae.lm import LM
 from masked_sae.saes import InferenceSAE
 from masked_sae.stream import Layout, make_layout
@@ -51,3 +53,29 @@ def test_where_too_few_latents_are_positive_all_of_them_stay(neox: LM) -> None:
     after = calibrated(sae, 90, neox, layout, sequences, 8)
     assert before < 90
     assert l0(after, neox, layout, sequences) == before
+
+
+def with_thresholds_of_its_own(d_in: int) -> InferenceSAE:
+    thresholds_F = torch.rand(96, generator=torch.Generator().manual_seed(4)) * 0.3
+    return replace(random_sae(d_in), threshold_F=thresholds_F)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0, 2.5, 12.3])
+def test_raised_thresholds_keep_their_differences_and_give_the_l0(neox: LM, target: float) -> None:
+    layout, sequences = layout_of(neox), np.arange(40)
+    sae = with_thresholds_of_its_own(neox.d_in)
+    assert sae.threshold_F is not None and l0(sae, neox, layout, sequences) > target
+    after = raised(sae, target, neox, layout, sequences, 8)
+    assert after.threshold_F is not None
+    by_F = after.threshold_F - sae.threshold_F
+    torch.testing.assert_close(by_F, by_F.mean().expand(96))
+    assert by_F.mean() > 0 and torch.equal(after.b_enc_F, sae.b_enc_F)
+    assert l0(after, neox, layout, sequences) == pytest.approx(target, abs=0.01)
+
+
+def test_thresholds_are_not_lowered(neox: LM) -> None:
+    layout, sequences = layout_of(neox), np.arange(40)
+    sae = with_thresholds_of_its_own(neox.d_in)
+    after = raised(sae, 1 + l0(sae, neox, layout, sequences), neox, layout, sequences, 8)
+    assert sae.threshold_F is not None and after.threshold_F is not None
+    assert torch.equal(after.threshold_F, sae.threshold_F)

@@ -1,10 +1,12 @@
-"""The inference threshold, set after training so that clean text has the L0 that was asked for.
+"""Inference thresholds, set after training so that clean text has the L0 that was asked for, or that training had.
 
-A threshold learned on masked activations is too low for clean ones: at equal `k`, masked runs would be compared at a
+Thresholds learned on masked activations are too low for clean ones: at equal `k`, masked runs would be compared at a
 larger L0 than unmasked ones, and most metrics move with L0.
 
 Axes: B activations, F `d_sae`, A active latents.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,16 +19,16 @@ from masked_sae.saes import InferenceSAE
 from masked_sae.saes.selection import largest
 from masked_sae.stream import Layout
 
-_SPARE = 4  # times `k`: latents of a batch that are looked at first
+_SPARE = 4  # times `l0`: latents of a batch that are looked at first
 
 
 @torch.inference_mode()
 def calibrated(
-    sae: InferenceSAE, k: int, lm: LM, layout: Layout, indices: NDArray[np.int64], batch_size: int
+    sae: InferenceSAE, l0: float, lm: LM, layout: Layout, indices: NDArray[np.int64], batch_size: int
 ) -> InferenceSAE:
-    """The SAE with one threshold for all latents, above which lie `k` latents per activation on these sequences.
+    """The SAE with one threshold for all latents, above which lie `l0` latents per activation on these sequences.
 
-    Where fewer than `k` are positive on average, the threshold is 0.
+    Where fewer than `l0` are positive on average, the threshold is 0.
 
     Args:
         indices: sequences of the layout; those of `sequences_to_calibrate` are not used for the core metrics, unless
@@ -38,12 +40,29 @@ def calibrated(
     count = 0
     for *_, x_BD in activation_batches(lm, layout, indices, batch_size):
         count += len(x_BD)
-        values.append(_largest_values(sae.pre_activations(x_BD), _SPARE * k * len(x_BD)))
-        unseen.append(values[-1].amin().item() if len(values[-1]) == _SPARE * k * len(x_BD) else 0.0)
-    threshold = _above_which(torch.cat(values), k * count)
+        looked_at = max(_SPARE, round(_SPARE * l0 * len(x_BD)))
+        values.append(_largest_values(sae.pre_activations(x_BD), looked_at))
+        unseen.append(values[-1].amin().item() if len(values[-1]) == looked_at else 0.0)
+    threshold = _above_which(torch.cat(values), max(1, round(l0 * count)))
     if threshold < max(unseen):
         raise RuntimeError("one part of the held-out text has more than four times as many active latents as the whole")
     return sae.with_threshold(threshold)
+
+
+@torch.inference_mode()
+def raised(
+    sae: InferenceSAE, l0: float, lm: LM, layout: Layout, indices: NDArray[np.int64], batch_size: int
+) -> InferenceSAE:
+    """The SAE with the thresholds of all latents raised by one number, such that at most `l0` are active on average.
+
+    Args: as for `calibrated`.
+    """
+    assert sae.threshold_F is not None
+    threshold_F = sae.threshold_F.clamp_min(0)
+    above = replace(sae, b_enc_F=sae.b_enc_F - threshold_F)  # its pre-activations are how far above theirs they are
+    by_F = calibrated(above, l0, lm, layout, indices, batch_size).threshold_F
+    assert by_F is not None
+    return replace(sae, threshold_F=threshold_F + by_F)
 
 
 def _largest_values(pre_BF: Tensor, count: int) -> Tensor:
