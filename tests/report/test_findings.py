@@ -8,7 +8,7 @@ from made_sweeps import make_sweep
 
 from masked_sae.report.catalogue import describe, headline_metrics, not_measured
 from masked_sae.report.design import read_design
-from masked_sae.report.findings import Finding, answer, comparisons_made, decimals, find, signed
+from masked_sae.report.findings import Finding, answer, comparisons_made, decimals, find, show_p, signed
 from masked_sae.report.runs import read_runs
 
 EV, ABSORPTION = "core/explained_variance", "absorption/token_class/full_absorption"
@@ -92,6 +92,10 @@ def test_numbers_have_as_many_digits_as_their_interval_gives_sense_to() -> None:
         "0.00",
         "0.00",
     ]
+
+
+def test_a_p_value_has_three_decimals_and_is_never_zero() -> None:
+    assert [show_p(p) for p in (0.01234, 0.0006, 0.0004, 1.0, math.nan)] == ["0.012", "0.001", "<0.001", "1.000", ""]
 
 
 def test_headline_metrics_are_chosen_beforehand_and_what_is_missing_is_named() -> None:

@@ -117,6 +117,17 @@ def test_held_out_metrics_are_drawn_where_they_were_measured(tmp_path: Path) -> 
     assert len(drawn["Loss on training text, masked as set"]) == 3
 
 
+def test_a_curve_of_one_point_is_seen(tmp_path: Path) -> None:
+    one, *others = make_sweep(tmp_path, **SMALL)
+    header = "step,tokens,loss,val/l0\n"
+    one.folder.metrics.write_text(header + "1,64,0.5,\n2,128,0.4,16\n")
+    for member in others:
+        member.folder.metrics.write_text(header + "1,64,0.5,17\n2,128,0.4,16\n")
+    drawn = curves(report(tmp_path))
+    assert [trace["mode"] for trace in drawn["L0 on held-out clean text"]] == ["lines+markers", "lines", "lines"]
+    assert {trace["mode"] for trace in drawn["Loss on training text, masked as set"]} == {"lines"}
+
+
 @pytest.mark.parametrize(("at_most", "kept"), [(9 * 25, 25), (10**6, 40), (1, 10)])
 def test_long_curves_are_thinned_and_keep_their_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: int, kept: int

@@ -138,13 +138,15 @@ def _curve_trace(
     """One column of the curves of these runs."""
     x, y = _joined([curve for _, curve in curves], column)
     lengths = [len(curve) + 1 for _, curve in curves]
+    alone = min(lengths) == 2  # a point that no line leads to
     return go.Scatter(
         x=x,
         y=y,
         meta={"labels": [_text(run) for run, _ in curves], "lengths": lengths},  # page.js makes the text of it
-        mode="lines",
+        mode="lines+markers" if alone else "lines",
         name=_text(name),
         line={"color": colour, "width": 1, "dash": dashed},
+        marker={"size": 4},
         opacity=0.6,
         hovertemplate="%{text}<br>%{x:.3s} activations<br>%{y:.4g}<extra></extra>",
     )

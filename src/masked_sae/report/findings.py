@@ -252,6 +252,13 @@ def show_difference(difference: Difference) -> str:
     return f"{text} [{signed(difference.low, digits)}, {signed(difference.high, digits)}]"
 
 
+def show_p(p: float) -> str:
+    """`0.012`; empty where nothing was tested."""
+    if math.isnan(p):
+        return ""
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
+
+
 def show_seeds(difference: Difference) -> str:
     of = f" of {difference.seeds_run}" if difference.seeds_run > difference.seeds else ""
     return f"{difference.seeds}{of} seed{'s' if difference.seeds_run > 1 or difference.seeds != 1 else ''}"

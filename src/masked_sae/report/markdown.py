@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from masked_sae.report.findings import Finding, comparisons_made, show_difference
+from masked_sae.report.findings import Finding, comparisons_made, show_difference, show_p
 from masked_sae.report.statistics import Difference
 
 _HEADER = "| metric | against unmasked | unmasked | difference at matched L0 [95 %] | p (Holm) | L0 | seeds |"
@@ -25,7 +25,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
         for item in finding.comparisons:
             average = item.average
             span = f"{average.l0_low:.1f} to {average.l0_high:.1f}" if not math.isnan(average.l0_low) else ""
-            p = _shown_p(average.p_adjusted)
+            p = show_p(average.p_adjusted)
             verdict = f"**{p}**" if average.detected else p
             lines.append(_row(name, item.arm.label, average, verdict, f"mean, {span}"))
             lines += [_row("", "", at, "", f"{at.l0_low:.3g}") for at in item.at_l0 if not math.isnan(at.estimate)]
@@ -38,12 +38,6 @@ def _row(metric: str, arm: str, difference: Difference, p: str, l0: str) -> str:
     shown = show_difference(difference)
     unmasked = f"{difference.unmasked:.3f}"
     return f"| {_plain(metric)} | {_plain(arm)} | {unmasked} | {shown} | {p} | {l0} | {difference.seeds} |"
-
-
-def _shown_p(p: float) -> str:
-    if math.isnan(p):
-        return ""
-    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def _plain(label: str) -> str:

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from masked_sae.report.catalogue import Metric, describe, headline_metrics, not_measured
 from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
 from masked_sae.report.design import Design, show_setting
-from masked_sae.report.findings import Finding, answer, comparisons_made, show_difference, show_seeds
+from masked_sae.report.findings import Finding, answer, comparisons_made, show_difference, show_p, show_seeds
 from masked_sae.report.reproduce import Reproduction
 from masked_sae.report.runs import Runs
 from masked_sae.report.statistics import OUTSIDE, Difference
@@ -110,7 +110,7 @@ def _stratum(design: Design, label: str, findings: Sequence[Finding], charts: _C
                         "average": _cell(item.average),
                         "range": _range(item.average.l0_low, item.average.l0_high),
                         "unmasked": _number(item.average.unmasked),
-                        "p": _p(item.average.p_adjusted),
+                        "p": show_p(item.average.p_adjusted) or "—",
                         "reason": item.average.reason,
                         "cells": [_cell(at) for at in item.at_l0],
                     }
@@ -190,9 +190,3 @@ def _range(low: float, high: float) -> str:
 
 def _number(value: float) -> str:
     return "—" if math.isnan(value) else f"{value:.3f}"
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "—"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
