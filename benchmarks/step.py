@@ -65,7 +65,7 @@ def ours(sizes: Sizes, architecture: str, **options: Any) -> Step:
         options["groups"] = group_sizes(sizes.d_sae, GROUP_FRACTIONS)
     if architecture in penalized:
         sae = penalized[architecture](sizes.d_in, sizes.d_sae, 1.0, **options).to(sizes.device)
-        leave_k_active(sae.b_enc_F, sae.W_enc_DF, sizes.k)
+        leave_k_active(sae.b_enc_F, sae.W_enc_DF, sizes.k, sae.thresholds().max().item())
     else:
         sae = with_k[architecture](sizes.d_in, sizes.d_sae, sizes.k, aux_k=sizes.d_in // 2, **options).to(sizes.device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, fused=True)
@@ -83,12 +83,12 @@ def ours(sizes: Sizes, architecture: str, **options: Any) -> Step:
 
 
 @torch.no_grad()
-def leave_k_active(biases_F: torch.Tensor, W_enc_DF: torch.Tensor, k: int) -> None:
+def leave_k_active(biases_F: torch.Tensor, W_enc_DF: torch.Tensor, k: int, threshold: float) -> None:
     """Has about `k` latents be active, as after training: normal activations give pre-activations as wide as rows are
     long. Without it an SAE without a `k` starts with half of its latents.
     """
     deviations = statistics.NormalDist().inv_cdf(1 - k / len(biases_F))
-    biases_F.copy_(-deviations * W_enc_DF.norm(dim=0))
+    biases_F.copy_(threshold - deviations * W_enc_DF.norm(dim=0))
 
 
 def saelens(sizes: Sizes, architecture: str) -> Step:
@@ -107,7 +107,8 @@ def saelens(sizes: Sizes, architecture: str) -> Step:
     training_class, config_class = registry.get_sae_training_class(architecture)
     sae = training_class(config_class(**options))
     if architecture in ("standard", "jumprelu", "gated"):
-        leave_k_active(sae.b_gate if architecture == "gated" else sae.b_enc, sae.W_enc, sizes.k)
+        threshold = sae.threshold.max().item() if architecture == "jumprelu" else 0.0
+        leave_k_active(sae.b_gate if architecture == "gated" else sae.b_enc, sae.W_enc, sizes.k, threshold)
     config = SAETrainerConfig(
         total_training_samples=sizes.batch * 1_000_000,
         train_batch_size_samples=sizes.batch,

@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
         from masked_sae.report.defaults import train_defaults
 
         output_dir = None if config.output_dir is None else Path(str(config.output_dir)).expanduser()
-        print(write_report(sweeps, output_dir, figures=config.figures, defaults=train_defaults()))
+        print(write_report(sweeps, output_dir, figures=config.figures, defaults=train_defaults))
 
 
 if __name__ == "__main__":

@@ -129,11 +129,14 @@ def test_a_bad_value_of_a_penalty_is_refused(key: str, value: str) -> None:
     assert error.key == f"sae.{key}" and str(error.value) == value and error.valid
 
 
-def test_an_experiments_settings_for_another_architecture_are_left_out() -> None:
-    chosen = compose(["experiment=paper_pythia_160m", "sae=gated"]).sae
-    assert chosen.architecture == "gated" and chosen.d_sae == compose(["experiment=paper_pythia_160m"]).sae.d_sae
-    assert chosen.k is None and chosen.aux_k is None and chosen.group_fractions == []
-    assert chosen.sparsity_coefficient is not None and chosen.threshold_init is None
+def test_what_an_experiment_sets_for_another_architecture_is_refused_with_the_way_out() -> None:
+    chosen = ["experiment=paper_pythia_160m", "sae=gated"]
+    for overrides in (chosen, [*chosen, "sae.k=9"]):
+        error = refusal(overrides)
+        assert error.key == "sae.k" and "gated" in error.valid
+        assert error.valid.endswith("add ~sae.k ~sae.aux_k ~sae.threshold_decay")
+    check(compose([*chosen, "~sae.k", "~sae.aux_k", "~sae.threshold_decay"]))
+    assert refusal(["+sae.bandwidth=1"]).valid.endswith("add ~sae.bandwidth")
 
 
 def test_sources_without_their_text_are_refused() -> None:

@@ -236,13 +236,20 @@ def test_auto_goes_offline_with_one_line_where_nobody_is_logged_in(
     ]
 
 
+def evaluated(settings: RunConfig) -> None:
+    evaluate_folders("sae", [identify(settings, {}).folder.path], settings, [])
+
+
 def test_what_is_measured_later_joins_the_runs_curve(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
-    # Last here: once this process talks to W&B, its children would share the service, and a killed one blocks its id.
     offline = ["logger.wandb.mode=offline", f"eval.cache_dir={tmp_path / 'cache'}"]
-    train_run(small_config(neox_folder, corpus_folder, tmp_path, "eval=none", *offline))
+    trained = small_config(neox_folder, corpus_folder, tmp_path, "eval=none", *offline)
     settings = small_config(neox_folder, corpus_folder, tmp_path, "eval.families=[core]", "eval.tokens=300", *offline)
+    for work, config in ((child, trained), (evaluated, settings)):  # each in a process of its own, as commands are
+        process = SERVER.Process(target=work, args=(config,))
+        process.start()
+        process.join(timeout=200)
+        assert process.exitcode == 0
     folder = identify(settings, {}).folder
-    evaluate_folders("sae", [folder.path], settings, [])
     records = read_back(folder.path)
     assert summary_of(records)["core/l0"] == json.loads(folder.results.read_text())["metrics"]["core/l0"]
     steps = [row["_step"] for row in history(records) if "train/loss" in row]

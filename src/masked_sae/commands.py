@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from masked_sae.config import ARCHITECTURES, RunConfig, settings_of_others
+from masked_sae.config import RunConfig
 from masked_sae.errors import InputError, NonFiniteError
 
 # Memory in huge pages: without them a CPU spends a tenth of a step on clearing new pages. Torch reads it once.
@@ -173,10 +173,6 @@ def typed_config(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
-    sae = plain.get("sae")
-    if isinstance(sae, dict) and sae.get("architecture") in ARCHITECTURES:
-        for name in settings_of_others(sae["architecture"]):
-            sae.pop(name, None)  # an experiment may have set it before another architecture was chosen
     path = plain.get("data", {}).get("path")
     if isinstance(path, str) and path != "???":
         plain["data"]["path"] = [path]

@@ -17,6 +17,7 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "jumprelu": (*_OF_PENALTY, "threshold_init", "bandwidth"),
     "gated": _OF_PENALTY,
 }
+_SOME_HAVE = list(dict.fromkeys(name for own in ARCHITECTURES.values() for name in own if name != "group_fractions"))
 DTYPES = ("float32", "bfloat16")
 LOSS_POSITIONS = ("all", "unmasked", "masked")
 TARGETS = ("masked", "clean")
@@ -271,17 +272,19 @@ def token_rate_range(token: TokenMaskConfig) -> tuple[float, float]:
     return min(token.rate, token.initial_rate), max(token.rate, token.initial_rate)
 
 
-def settings_of_others(architecture: str) -> set[str]:
-    """Settings of SAEs that this architecture does not have."""
-    return set().union(*ARCHITECTURES.values()).difference(ARCHITECTURES[architecture])
-
-
 def _check_sae(sae: SAEConfig) -> None:
     _one_of("sae.architecture", sae.architecture, tuple(ARCHITECTURES))
     for name in ARCHITECTURES[sae.architecture]:
         if getattr(sae, name) is None:
-            valid = f"a value for sae.{name} too: choose the architecture with sae={sae.architecture}"
+            valid = f"a value for sae.{name} with it: choose the architecture with sae={sae.architecture}"
             raise InputError("sae.architecture", sae.architecture, valid)
+    foreign = [
+        name for name in _SOME_HAVE if name not in ARCHITECTURES[sae.architecture] and getattr(sae, name) is not None
+    ]
+    if foreign:
+        without = " ".join(f"~sae.{name}" for name in foreign)
+        valid = f"none, as {sae.architecture} has no such setting: add {without}"
+        raise InputError(f"sae.{foreign[0]}", getattr(sae, foreign[0]), valid)
     _at_least("sae.d_sae", sae.d_sae, 1)
     if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
         raise InputError("sae.k", sae.k, f"1 to sae.d_sae={sae.d_sae}")

@@ -88,6 +88,8 @@ def test_architectures_with_and_without_k_are_told_apart_by_their_name_and_own_s
     assert design.strata == ("architecture batch_topk", "architecture gated")
     assert design.sparsities == ("k 8", "k 16", "sparsity coefficient 4", "sparsity coefficient 5")
     assert [arm.label for arm in design.arms] == ["unmasked", "mask rate 0.1"]
+    assert design.fixed["sae.d_sae"] == 2048
+    assert not {"sae.aux_k", "sae.k", "sae.sparsity_warmup_steps"} & design.fixed.keys()
 
 
 def test_without_k_the_coefficient_is_the_sparsity(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from shutil import copytree
 
 import pytest
 from composing import small_config
-from making import compose
 
 from masked_sae.config import RunConfig
 from masked_sae.preparation import identify
@@ -33,16 +32,12 @@ def test_it_stays_what_it_was() -> None:
     assert run_id(config, {"sae.k": "4"}, "digest of the text") == "k4-b3c3b4bb"
 
 
-def test_settings_that_an_architecture_does_not_have_do_not_enter(
+def test_an_architecture_without_k_has_ids_by_its_own_settings(
     neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     gated = small_config(neox_folder, corpus_folder, tmp_path, "sae=gated")
     assert gated.sae.k is None
     assert name(replace(gated, sae=replace(gated.sae, sparsity_coefficient=0.5))) != name(gated)
-    experiment = ["experiment=paper_pythia_160m", "lm.name=owner/lm", "sae=gated"]
-    plain = replace(compose([*experiment, "sae.sparsity_coefficient=1"]), name="x")
-    with_k = replace(compose([*experiment, "sae.sparsity_coefficient=1", "sae.k=9"]), name="x")
-    assert run_id(plain, {}, "text") == run_id(with_k, {}, "text")
 
 
 def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Path) -> None:

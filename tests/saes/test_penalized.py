@@ -262,6 +262,19 @@ def test_a_larger_coefficient_leaves_fewer_latents_and_a_larger_error(architectu
     assert errors[0] < errors[1] < errors[2]
 
 
+@every_architecture
+@pytest.mark.parametrize("reference", [True, False])
+def test_a_weight_that_is_not_a_number_shows_in_the_loss(
+    architecture: str, reference: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masked_sae.saes.penalized.MOST", 1.0)
+    sae, x_BD = double(architecture), normal(16, 8, dtype=torch.float64)
+    sae.reference = reference
+    with torch.no_grad():
+        sae.W_enc_FD[3, 2] = torch.nan
+    assert sae.training_output(x_BD, x_BD).loss.isnan()
+
+
 def test_thresholds_stay_at_zero_or_above() -> None:
     sae = double("jumprelu")
     assert isinstance(sae, JumpReLUSAE)

@@ -19,7 +19,8 @@ from masked_sae.saes import InferenceSAE
 from masked_sae.saes.selection import largest
 from masked_sae.stream import Layout
 
-_SPARE = 4  # times `l0`: latents of a batch that are looked at first
+_SPARE = 4  # times `l0`: latents of a batch that are looked at first,
+_FEWEST = 4096  # or so many: of a few in all, one batch may have the most
 
 
 @torch.inference_mode()
@@ -40,7 +41,7 @@ def calibrated(
     count = 0
     for *_, x_BD in activation_batches(lm, layout, indices, batch_size):
         count += len(x_BD)
-        looked_at = max(_SPARE, round(_SPARE * l0 * len(x_BD)))
+        looked_at = max(_FEWEST, round(_SPARE * l0 * len(x_BD)))
         values.append(_largest_values(sae.pre_activations(x_BD), looked_at))
         unseen.append(values[-1].amin().item() if len(values[-1]) == looked_at else 0.0)
     threshold = _above_which(torch.cat(values), max(1, round(l0 * count)))

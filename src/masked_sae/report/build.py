@@ -1,10 +1,9 @@
 """A whole report: tables, figures and the page, beside the runs they are of."""
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 from masked_sae.errors import InputError
 from masked_sae.files import write_text
@@ -13,7 +12,7 @@ from masked_sae.report.figures import write_figures
 from masked_sae.report.findings import find
 from masked_sae.report.markdown import findings_table
 from masked_sae.report.page import render_page
-from masked_sae.report.reproduce import reproduce
+from masked_sae.report.reproduce import Defaults, reproduce
 from masked_sae.report.runs import read_runs
 from masked_sae.report.tables import write_tables
 
@@ -25,7 +24,7 @@ def write_report(
     output_dir: Path | None = None,
     *,
     figures: bool = True,
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Defaults | None = None,
 ) -> Path:
     """Writes `report.html`, `results.csv`, `results.parquet`, `data_dictionary.csv`, `findings.md` and `figures/`.
 
@@ -33,7 +32,7 @@ def write_report(
         sweeps: folders of sweeps, of runs, or of one run.
         output_dir: where to; None: into the sweep's folder; several: into one named after them beside the first.
         figures: whether to write the figures for paper.
-        defaults: the flat configuration of `src.train`, against which the sweep's command is told.
+        defaults: gives the flat configuration of `src.train`, against which the sweep's command is told.
 
     Returns:
         The page.

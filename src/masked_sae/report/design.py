@@ -82,7 +82,8 @@ def read_design(runs: Runs) -> Design:
         key: distinct(runs.table[key]) for key in runs.settings if not is_part_of(key, _COMPARABLE) or key == "seed"
     }
     varied = {key: found for key, found in values.items() if len(found) > 1}
-    fixed = {key: found[0] for key, found in values.items() if len(found) == 1}
+    of_some = {key for key in values if key.startswith("sae.") and known[key].isna().any()}
+    fixed = {key: found[0] for key, found in values.items() if len(found) == 1 and key not in of_some}
     return Design(arms, sparsities, strata, places, varied, fixed)
 
 

@@ -3,12 +3,15 @@
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from masked_sae.config import ARCHITECTURES
 from masked_sae.report.design import distinct, show_setting
 from masked_sae.report.runs import Runs
 from masked_sae.runs.attempts import Software, find_software, read_attempts
@@ -16,6 +19,8 @@ from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import HOW, is_part_of
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
+
+Defaults = Callable[[Sequence[str]], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,12 @@ class Reproduction:
     written: Software
 
 
-def reproduce(runs: Runs, sweeps: Sequence[Path], defaults: Mapping[str, Any] | None) -> Reproduction:
+def reproduce(runs: Runs, sweeps: Sequence[Path], defaults: Defaults | None) -> Reproduction:
     """Finds the commands.
 
     Args:
-        defaults: the flat configuration that `src.train` has without overrides; None where it is not known.
+        defaults: gives the flat configuration that `src.train` has with some choices and no settings; None where it
+            is not known.
     """
     folders = "[" + ",".join(str(sweep) for sweep in sweeps) + "]" if len(sweeps) > 1 else str(sweeps[0])
     known = runs.table[runs.table["status"] == "done"]
@@ -85,14 +91,18 @@ def _trained_with(runs: Runs) -> tuple[tuple[MadeWith, ...], int]:
     return tuple(found), untold
 
 
-def _sweep_command(runs: Runs, defaults: Mapping[str, Any]) -> str:
-    """What the runs share and differ in, against the defaults, as one command."""
+def _sweep_command(runs: Runs, defaults_of: Defaults) -> str:
+    """What the runs share and differ in, against the defaults, as one command; empty where there is none."""
     table = runs.table
+    choices = _choices(table, defaults_of)
+    defaults = defaults_of(choices)
+    if defaults is None:
+        return ""
     evaluated = runs.measured if len(runs.measured) else table  # the others may be yet to be
     swept = {key: distinct(table[key]) for key in runs.swept if key in table}
     if not swept or len(table[list(swept)].dropna().drop_duplicates()) != len(list(product(*swept.values()))):
         return ""
-    overrides: list[str] = []
+    overrides = list(choices)
     for key in runs.settings:
         values = distinct((evaluated if is_part_of(key, ("eval",)) else table)[key])
         if key in swept or is_part_of(key, HOW) or len(values) == 0:
@@ -104,6 +114,15 @@ def _sweep_command(runs: Runs, defaults: Mapping[str, Any]) -> str:
             overrides.append(f"{'' if key in defaults else '++'}{key}={_value(value)}")
     overrides += [f"{key}={','.join(_value(value) for value in values)}" for key, values in swept.items()]
     return " ".join(["python -m src.train", *map(shlex.quote, overrides), "-m"])
+
+
+def _choices(table: pd.DataFrame, defaults_of: Defaults) -> list[str]:
+    """The architecture, if there is one and it is not the default: its settings are not all another's."""
+    architectures = distinct(table["sae.architecture"]) if "sae.architecture" in table else ()
+    usual = (defaults_of([]) or {}).get("sae.architecture")
+    if len(architectures) == 1 and architectures[0] in ARCHITECTURES and architectures[0] != usual:
+        return [f"sae={architectures[0]}"]
+    return []
 
 
 def _value(value: object) -> str:

@@ -62,7 +62,7 @@ class _JumpAndStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
-        active = z > threshold
+        active = ~(z <= threshold)  # NaN too, for the loss to show it
         ctx.save_for_backward(active, (z - threshold).abs() < bandwidth / 2, threshold)
         ctx.bandwidth = bandwidth
         return torch.where(active, z, 0.0), active.type_as(z)

@@ -91,7 +91,7 @@ class Few:
 @torch.no_grad()
 def few_above(pre_BF: Tensor, bound_F: Tensor, most: float) -> Few | None:
     """The places where a pre-activation is above its latent's bound; None where that is more than a share of all."""
-    above_BF = pre_BF > bound_F
+    above_BF = ~(pre_BF <= bound_F)  # NaN too, for the loss to show it
     if above_BF.count_nonzero() > most * above_BF.numel():
         return None
     return Few(above_BF.view(-1).nonzero().squeeze(1), *pre_BF.shape)
