@@ -24,10 +24,14 @@ class Schedule:
     steps: int
 
     def at(self, step: int) -> float:
-        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         decay_steps = self.decay_fraction * self.steps
         decay = min(1.0, (self.steps - step) / decay_steps) if decay_steps >= 1 else 1.0
-        return self.lr * min(warmup, decay)
+        return self.lr * min(warmed_up(step, self.warmup_steps), decay)
+
+
+def warmed_up(step: int, warmup_steps: int) -> float:
+    """The share that a linear warm-up has reached at a step."""
+    return min(1.0, (step + 1) / max(1, warmup_steps))
 
 
 class SAEModule(pl.LightningModule):
@@ -60,7 +64,7 @@ class SAEModule(pl.LightningModule):
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = self.schedule.at(self.step)
         x_BD = hide_inputs(batch.x_BD, self.input_mask_rate, self._generator("input mask"))
-        penalty_share = min(1.0, (self.step + 1) / max(1, self.penalty_warmup_steps))
+        penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
         self.output = self.sae.training_output(x_BD, batch.target_BD, self._hide_latents, penalty_share)
         self.masked_share = batch.masked_share
         return self.output.loss

@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from masked_sae.callbacks.checkpointing import CheckpointCallback, restore
-from masked_sae.callbacks.curve import CurveFile, HistogramFile, read_rows
+from masked_sae.callbacks.curve import CurveFile, HistogramFile, read_metrics, read_rows
 from masked_sae.callbacks.metrics import MetricsCallback, Sink
 from masked_sae.callbacks.progress import ProgressCallback
 from masked_sae.callbacks.row import Row
@@ -313,10 +312,10 @@ def _finish(
 
 def _last_l0(folder: RunFolder) -> float:
     """Of the last batch of the training, which may have been another attempt's."""
-    rows = read_rows(folder.metrics, folder.histograms, sys.maxsize)
+    rows = read_metrics(folder.metrics)
     if not rows:
         raise InputError("metrics.csv", folder.metrics, "the training's curve, whose last L0 calibrates the thresholds")
-    return rows[-1].metrics["l0"]
+    return rows[-1]["l0"]
 
 
 def _progress_of(metrics: MetricsCallback, tokens: int) -> dict[str, Any]:

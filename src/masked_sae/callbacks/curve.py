@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,17 @@ class HistogramFile:
             _append(self._path, json.dumps({"step": row.step, "histograms": row.histograms}) + "\n")
 
 
+def read_metrics(path: Path, until: int = sys.maxsize) -> list[Metrics]:
+    """The rows of a curve up to a step; none where there is no file."""
+    return _parse_rows(path, until)[1] if path.exists() else []
+
+
 def read_rows(metrics: Path, histograms: Path, until: int) -> list[Row]:
     """The rows up to a step, with their histograms; none where there are no files."""
     of_step: dict[int, Mapping[str, Histogram]] = {}
     if histograms.exists():
         of_step = {line["step"]: line["histograms"] for line in _parse_lines(histograms, until)}
-    rows = _parse_rows(metrics, until)[1] if metrics.exists() else []
-    return [Row(row, of_step.get(int(row["step"]), {})) for row in rows]
+    return [Row(row, of_step.get(int(row["step"]), {})) for row in read_metrics(metrics, until)]
 
 
 def _parse_rows(path: Path, until: int) -> tuple[list[str], list[Metrics]]:

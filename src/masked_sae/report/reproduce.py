@@ -94,10 +94,12 @@ def _trained_with(runs: Runs) -> tuple[tuple[MadeWith, ...], int]:
 def _sweep_command(runs: Runs, defaults_of: Defaults) -> str:
     """What the runs share and differ in, against the defaults, as one command; empty where there is none."""
     table = runs.table
-    choices = _choices(table, defaults_of)
-    defaults = defaults_of(choices)
+    defaults = defaults_of([])
     if defaults is None:
         return ""
+    choices = _choices(table, defaults)
+    if choices:
+        defaults = defaults_of(choices) or defaults
     evaluated = runs.measured if len(runs.measured) else table  # the others may be yet to be
     swept = {key: distinct(table[key]) for key in runs.swept if key in table}
     if not swept or len(table[list(swept)].dropna().drop_duplicates()) != len(list(product(*swept.values()))):
@@ -116,13 +118,12 @@ def _sweep_command(runs: Runs, defaults_of: Defaults) -> str:
     return " ".join(["python -m src.train", *map(shlex.quote, overrides), "-m"])
 
 
-def _choices(table: pd.DataFrame, defaults_of: Defaults) -> list[str]:
+def _choices(table: pd.DataFrame, defaults: Mapping[str, Any]) -> list[str]:
     """The architecture, if there is one and it is not the default: its settings are not all another's."""
     architectures = distinct(table["sae.architecture"]) if "sae.architecture" in table else ()
-    usual = (defaults_of([]) or {}).get("sae.architecture")
-    if len(architectures) == 1 and architectures[0] in ARCHITECTURES and architectures[0] != usual:
-        return [f"sae={architectures[0]}"]
-    return []
+    if len(architectures) != 1 or architectures[0] not in ARCHITECTURES:
+        return []
+    return [] if architectures[0] == defaults["sae.architecture"] else [f"sae={architectures[0]}"]
 
 
 def _value(value: object) -> str:

@@ -14,25 +14,23 @@ import torch
 from torch import Tensor
 
 from masked_sae.saes.places import Everywhere, Places, few_above
-from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, hide_none, mean_square
+from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
 
 MOST = 0.15  # of the latents that may matter to a sparse step; with more of them the dense one is faster
 
 
 class PenalizedSAE(SAE):
-    """Trains by dense products at first, while many latents are active, and at their places alone once they are few.
+    """Trains by dense products at first, while many latents are active, and at their places alone once they are few; on
+    CUDA always by dense products.
 
     Args:
         sparsity_coefficient: weight of the sparsity loss.
-        reference: always train by dense products; the same to round-off. On CUDA that is always so.
         others: as for `SAE`.
     """
 
-    def __init__(
-        self, d_in: int, d_sae: int, sparsity_coefficient: float, *, reference: bool = False, **others: Any
-    ) -> None:
+    def __init__(self, d_in: int, d_sae: int, sparsity_coefficient: float, **others: Any) -> None:
         super().__init__(d_in, d_sae, **others)
-        self.sparsity_coefficient, self.reference = sparsity_coefficient, reference
+        self.sparsity_coefficient = sparsity_coefficient
 
     @abstractmethod
     def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
@@ -49,16 +47,9 @@ class PenalizedSAE(SAE):
         """A term of the architecture's own, scalar; 0 where it has none."""
         return target_BD.new_zeros(())
 
-    def training_output(
-        self,
-        x_BD: Tensor,
-        target_BD: Tensor,
-        hide_latents: HideLatents | None = None,
-        penalty_share: float = 1.0,
-    ) -> TrainingOutput:
-        """See `SAE`. `loss = reconstruction_loss + sparsity_coefficient * sparsity_loss + auxiliary_loss`."""
-        target_BD = target_BD.detach()
-        pre, places = self._where_it_matters(x_BD, hide_latents or hide_none)
+    def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
+        """`loss = reconstruction_loss + sparsity_coefficient * sparsity_loss + auxiliary_loss`."""
+        pre, places = self._where_it_matters(x_BD, hide_latents)
         latents, penalized = self.activate(pre, places)
         active = latents.detach() > 0
         dead_F = self._count_silence(places.any_of_latent(active), len(x_BD))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from masked_sae.saes.sparse import products_at, starts_of, weighted_sums
+from masked_sae.saes.sparse import Grouping, products_at, starts_of, weighted_sums
 
 
 class Places(Protocol):
@@ -77,15 +77,8 @@ class Few:
         return starts_of(self.rows_A, self.batch)
 
     @cached_property
-    def by_latent(self) -> tuple[Tensor, Tensor]:
-        """The order in which the places of a latent are side by side, (A,), and where each latent's begin, (F + 1,)."""
-        latents_A, order_A = self.latents_A.sort(stable=True)
-        return order_A, starts_of(latents_A, self.d_sae)
-
-    def sums_by_latent(self, rows_BD: Tensor, weights_A: Tensor) -> Tensor:
-        """For each latent the sum over its places of `weight * row`, (F, D)."""
-        order_A, starts = self.by_latent
-        return weighted_sums(self.rows_A[order_A], rows_BD, starts, weights_A[order_A])
+    def by_latent(self) -> Grouping:
+        return Grouping.by(self.latents_A, self.d_sae)
 
 
 @torch.no_grad()
@@ -113,7 +106,7 @@ class _Encoded(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         x_BD, W_enc_FD, b_dec_D = ctx.saved_tensors
         places: Few = ctx.places
-        grad_W_enc_FD = places.sums_by_latent(x_BD - b_dec_D, grad_A)
+        grad_W_enc_FD = places.by_latent.sums(places.rows_A, x_BD - b_dec_D, grad_A)
         grad_b_enc_F = torch.zeros_like(W_enc_FD[:, 0]).index_add_(0, places.latents_A, grad_A)
         grad_x_BD = None
         if ctx.needs_input_grad[0]:
@@ -136,5 +129,7 @@ class _Decoded(torch.autograd.Function):
         latents_A, W_dec_FD = ctx.saved_tensors
         places: Few = ctx.places
         grad_A = products_at(places.row_starts, places.latents_A, grad_BD, W_dec_FD)
-        grad_W_dec_FD = places.sums_by_latent(grad_BD, latents_A) if ctx.needs_input_grad[1] else None
+        grad_W_dec_FD = None
+        if ctx.needs_input_grad[1]:
+            grad_W_dec_FD = places.by_latent.sums(places.rows_A, grad_BD, latents_A)
         return grad_A, grad_W_dec_FD, None

@@ -72,6 +72,7 @@ class SAE(nn.Module, ABC):
         d_sae: number of latents.
         dead_after_tokens: a latent is dead after that many activations without firing.
         compute_dtype: of the encoder's product; the rest is in the parameters' dtype.
+        reference: train by the plain version, with dense products; the same to round-off.
         generator: draws the initial weights.
     """
 
@@ -88,11 +89,12 @@ class SAE(nn.Module, ABC):
         *,
         dead_after_tokens: int = 10_000_000,
         compute_dtype: torch.dtype = torch.float32,
+        reference: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.d_in, self.d_sae = d_in, d_sae
-        self.dead_after_tokens, self.compute_dtype = dead_after_tokens, compute_dtype
+        self.dead_after_tokens, self.compute_dtype, self.reference = dead_after_tokens, compute_dtype, reference
         directions_FD = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
         self.W_dec_FD = nn.Parameter(directions_FD)
         self.W_enc_FD = nn.Parameter(directions_FD.clone())  # tied at the start only
@@ -117,7 +119,6 @@ class SAE(nn.Module, ABC):
         """Weights (F, D) and biases (F,) that give a latent its value where it is active."""
         return self.W_enc_FD, self.b_enc_F
 
-    @abstractmethod
     def training_output(
         self,
         x_BD: Tensor,
@@ -133,6 +134,11 @@ class SAE(nn.Module, ABC):
             hide_latents: maps pre-activations to themselves, or to -inf for the latents that training may not use.
             penalty_share: of the sparsity penalty, while it warms up; to architectures with a `k` it is nothing.
         """
+        return self._step(x_BD, target_BD.detach(), hide_latents or _hide_none, penalty_share)
+
+    @abstractmethod
+    def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
+        """See `training_output`."""
 
     def decode(self, f_BF: Tensor) -> Tensor:
         """Reconstructions (B, D)."""
@@ -177,5 +183,5 @@ def mean_square(error: Tensor) -> Tensor:
     return error.square().mean()
 
 
-def hide_none(pre_BF: Tensor) -> Tensor:
+def _hide_none(pre_BF: Tensor) -> Tensor:
     return pre_BF

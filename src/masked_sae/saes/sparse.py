@@ -78,6 +78,29 @@ def starts_of(ascending_A: Tensor, count: int) -> Tensor:
     return torch.searchsorted(ascending_A, torch.arange(count + 1, device=ascending_A.device))
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """Entries put side by side where they share a number, such as the latent that each belongs to.
+
+    Attributes:
+        order_A: of the entries.
+        starts: where each number's begin, with the end, in that order.
+    """
+
+    order_A: Tensor
+    starts: Tensor
+
+    @staticmethod
+    def by(numbers_A: Tensor, count: int) -> "Grouping":
+        """Of numbers from 0 up to but not including `count`."""
+        ascending_A, order_A = numbers_A.sort(stable=True)
+        return Grouping(order_A, starts_of(ascending_A, count))
+
+    def sums(self, indices_A: Tensor, rows: Tensor, weights_A: Tensor) -> Tensor:
+        """For each number the sum over its entries of `weights * rows[indices]`."""
+        return weighted_sums(indices_A[self.order_A], rows, self.starts, weights_A[self.order_A])
+
+
 class _SparseLoss(torch.autograd.Function):
     """The loss of sparse latents. See `sparse_loss`."""
 
@@ -127,17 +150,14 @@ class _SparseLoss(torch.autograd.Function):
         x_BD, W_enc_FD, W_dec_FD, b_dec_D = ctx.saved_tensors
         used: Active = ctx.used
         grad_A = products_at(ctx.starts, used.latents_A, ctx.grad_SD, W_dec_FD) * (used.values_A > 0) * grad_loss
-        latents_A, order_A = used.latents_A.sort(stable=True)
-        starts = starts_of(latents_A, used.d_sae)
-        grad_W_dec_FD = weighted_sums(used.sums_A[order_A], ctx.grad_SD, starts, (used.values_A * grad_loss)[order_A])
-        grad_W_enc_FD = weighted_sums(used.rows_A[order_A], x_BD - b_dec_D, starts, grad_A[order_A])
+        of_latents = Grouping.by(used.latents_A, used.d_sae)
+        grad_W_dec_FD = of_latents.sums(used.sums_A, ctx.grad_SD, used.values_A * grad_loss)
+        grad_W_enc_FD = of_latents.sums(used.rows_A, x_BD - b_dec_D, grad_A)
         grad_b_enc_F = torch.zeros_like(W_enc_FD[:, 0]).index_add_(0, used.latents_A, grad_A)
         grad_b_dec_D = ctx.grad_b_dec_D * grad_loss - grad_b_enc_F @ W_enc_FD
         grad_x_BD = None
         if ctx.needs_input_grad[0]:
-            rows_A, order_A = used.rows_A.sort(stable=True)
-            starts = starts_of(rows_A, used.batch)
-            grad_x_BD = weighted_sums(used.latents_A[order_A], W_enc_FD, starts, grad_A[order_A])
+            grad_x_BD = Grouping.by(used.rows_A, used.batch).sums(used.latents_A, W_enc_FD, grad_A)
         return grad_x_BD, grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_b_dec_D, None, None, None, None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, hide_none, mean_square
+from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
 from masked_sae.saes.selection import keep_largest, largest
 from masked_sae.saes.sparse import Active, sparse_loss
 
@@ -27,7 +27,6 @@ class TopKFamilySAE(SAE):
             the groups. By default one group.
         aux_k: dead latents that the auxiliary loss uses; 0 for none.
         aux_coefficient: weight of the auxiliary loss.
-        reference: train by the plain version, with dense products.
         others: as for `SAE`.
     """
 
@@ -42,7 +41,6 @@ class TopKFamilySAE(SAE):
         groups: Sequence[int] | None = None,
         aux_k: int = 0,
         aux_coefficient: float = 1 / 32,
-        reference: bool = False,
         **others: Any,
     ) -> None:
         super().__init__(d_in, d_sae, **others)
@@ -51,7 +49,7 @@ class TopKFamilySAE(SAE):
         self.groups = (d_sae,) if groups is None else tuple(groups)
         if sum(self.groups) != d_sae or min(self.groups) < 1:
             raise ValueError(f"groups={list(self.groups)}: expected sizes of at least 1 that sum to d_sae={d_sae}")
-        self.k, self.aux_k, self.aux_coefficient, self.reference = k, aux_k, aux_coefficient, reference
+        self.k, self.aux_k, self.aux_coefficient = k, aux_k, aux_coefficient
         self.register_buffer("group_ends_G", torch.tensor(self.groups).cumsum(0), persistent=False)
 
     @abstractmethod
@@ -68,16 +66,10 @@ class TopKFamilySAE(SAE):
             self.learn_from(f_BF.detach())
         return f_BF
 
-    def training_output(
-        self,
-        x_BD: Tensor,
-        target_BD: Tensor,
-        hide_latents: HideLatents | None = None,
-        penalty_share: float = 1.0,
-    ) -> TrainingOutput:
-        """See `SAE`. `loss = reconstruction_loss + aux_coefficient * auxiliary_loss`."""
+    def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
+        """`loss = reconstruction_loss + aux_coefficient * auxiliary_loss`."""
         step = self._dense_step if self.reference else self._sparse_step
-        return step(x_BD, target_BD.detach(), hide_latents or hide_none)
+        return step(x_BD, target_BD, hide_latents)
 
     def _dense_step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents) -> TrainingOutput:
         pre_BF = hide_latents(self.pre_activations(x_BD))
