@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from masked_sae.activations.held_out import sequences_to_measure
 from masked_sae.commands import typed_config
-from masked_sae.evals.held_out import sequences_to_measure
 from masked_sae.interop.saelens import load_sae
-from masked_sae.preparation import identify, read
 from masked_sae.runs.folder import RunFolder
 from masked_sae.saes.selection import largest
+from masked_sae.training.preparation import identify, read
 
 
 @torch.inference_mode()

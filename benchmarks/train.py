@@ -101,8 +101,8 @@ def run_config(arguments: argparse.Namespace, *overrides: str) -> Any:
 
 
 def measure_ours(arguments: argparse.Namespace, *overrides: str) -> float:
-    from masked_sae.preparation import identify
-    from masked_sae.training import train_run
+    from masked_sae.training.preparation import identify
+    from masked_sae.training.run import train_run
 
     config = run_config(arguments, *overrides)
     train_run(config)
@@ -112,7 +112,7 @@ def measure_ours(arguments: argparse.Namespace, *overrides: str) -> float:
 
 
 def assembled(arguments: argparse.Namespace) -> Any:
-    from masked_sae.preparation import assemble, identify
+    from masked_sae.training.preparation import assemble, identify
 
     return assemble(identify(run_config(arguments, "mask=none"), {}), torch.device(arguments.device))
 

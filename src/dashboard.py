@@ -18,10 +18,10 @@ def main(config: DictConfig) -> None:
         if not isinstance(config.dry_run, bool):
             raise InputError("dry_run", config.dry_run, "true or false")
         # Only now: these read in heavy libraries.
-        from masked_sae.dashboard.server import connect, save, specification
+        from masked_sae.tracking.dashboard_server import connect, save, specification
 
         own_entity = None if config.dry_run else connect()
-        from masked_sae.dashboard.build import read_dashboard
+        from masked_sae.tracking.dashboard import read_dashboard
 
         workspace = read_dashboard(sweeps, config.entity, config.project, own_entity)
         print(json.dumps(specification(workspace), indent=2) if config.dry_run else save(workspace))

@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
             raise InputError("sae", folders["sae"], "either sae=FOLDER or sweep=FOLDER")
         (kind,) = given
         found = named_folders(kind, folders[kind])
-        from masked_sae.evaluating import evaluate_folders  # only now: it reads in heavy libraries
+        from masked_sae.sweeps.evaluation import evaluate_folders  # only now: it reads in heavy libraries
 
         evaluate_folders(kind, found, settings, HydraConfig.get().overrides.task)
 

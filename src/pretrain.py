@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 @hydra.main(version_base=None, config_path="../conf", config_name="pretrain")
 def main(config: DictConfig) -> None:
-    from masked_sae.pretraining import PretrainConfig, pretrain
+    from masked_sae.activations.pretraining import PretrainConfig, pretrain
 
     typed = OmegaConf.merge(OmegaConf.structured(PretrainConfig), config)
     settings = OmegaConf.to_object(typed)

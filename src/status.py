@@ -11,7 +11,7 @@ def main() -> None:
     parser.add_argument("--watch", action="store_true", help="refresh until every run has ended, or Ctrl-C")
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between refreshes (5)")
     arguments = parser.parse_args()
-    from masked_sae.runs.status import show_status
+    from masked_sae.sweeps.status import show_status
 
     if not arguments.sweep.is_dir():
         sys.exit(f"error: {arguments.sweep}: expected a sweep's folder, such as runs/mask_rate")

@@ -14,7 +14,7 @@ def main(config: DictConfig) -> None:
     with clear_errors():
         settings = typed_config(config)
         check(settings)  # quick refusals, before the heavy libraries are read in
-        from masked_sae.sweeping import train_alone
+        from masked_sae.sweeps.local import train_alone
 
         train_alone(settings)
 

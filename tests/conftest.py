@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from making import HOOK, make_bert, make_neox, make_texts, write_jsonl, write_parquet
-from wandb_recorder import WandbServer
 
-from masked_sae.lm import LM, load_lm, load_tokenizer
+from masked_sae.activations.lm import LM, load_lm, load_tokenizer
+from support.making import HOOK, make_bert, make_neox, make_texts, write_jsonl, write_parquet
+from support.wandb_recorder import WandbServer
 
 torch.set_num_threads(1)  # these tensors are small: a second thread only waits
 

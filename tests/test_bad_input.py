@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from making import ROOT, compose, make_neox, make_texts, small_run, write_jsonl, write_parquet
 from safetensors.torch import load_file, save_file
 
 from masked_sae.commands import clear_errors
+from support.making import ROOT, compose, make_neox, make_texts, small_run, write_jsonl, write_parquet
 
 BAD_INPUT, FAILED = 2, 1
 
@@ -36,7 +36,7 @@ def error_line(exit_code: int | str | None, stderr: str) -> str:
 
 def refused(overrides: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     """In this process."""
-    from masked_sae.sweeping import train_alone
+    from masked_sae.sweeps.local import train_alone
 
     capfd.readouterr()
     with pytest.raises(SystemExit) as info, clear_errors():

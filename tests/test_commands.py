@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import ConfigCompositionException
-from making import ROOT
 from omegaconf import OmegaConf
 
 from masked_sae.commands import clear_errors, named_folders, store_config
 from masked_sae.errors import InputError
+from support.making import ROOT
 
 
 def test_a_key_names_one_folder_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from hydra.errors import HydraException
-from making import ROOT, compose
 from omegaconf.errors import OmegaConfBaseException
 
 from masked_sae.commands import explain
 from masked_sae.config import ARCHITECTURES, check
 from masked_sae.errors import InputError
+from support.making import ROOT, compose
 
 
 def refusal(overrides: Sequence[str]) -> InputError:

@@ -98,9 +98,9 @@ def timed(times: dict[str, float], name: str, function: Callable[[], Any]) -> An
 
 def make(file: Path, sizes: Sizes, seed: int) -> None:
     from masked_sae.evals.absorption import evaluate_absorption, fit_ground_truth
-    from masked_sae.evals.concepts import Concepts
-    from masked_sae.evals.probes import SPARSE_FIT, fit_probes, sparse_rows
-    from masked_sae.evals.reading import Reading
+    from masked_sae.evals.concept_probes import SPARSE_FIT, fit_probes, sparse_rows
+    from masked_sae.evals.texts.activations import Reading
+    from masked_sae.evals.texts.concepts import Concepts
 
     tensors = synthetic(sizes, seed)
     one_token = torch.ones(sizes.words, 1, dtype=torch.long)

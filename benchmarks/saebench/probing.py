@@ -163,9 +163,9 @@ def agreement_case(padded: bool, generator: torch.Generator) -> dict[str, Any]:
 
 def speed_case(arguments: argparse.Namespace, generator: torch.Generator) -> dict[str, Any]:
     """Our seconds at the given sizes, and what SAEBench needs to be timed on the same inputs."""
-    from masked_sae.evals.reading import Reading
     from masked_sae.evals.scr import fit_scr_probes, scr
     from masked_sae.evals.sparse_probing import probe_accuracies
+    from masked_sae.evals.texts.activations import Reading
     from masked_sae.evals.tpp import fit_tpp_probes, tpp
     from masked_sae.saes import InferenceSAE
 

@@ -35,7 +35,7 @@ class LocalLauncher(_SweepLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = self._jobs(job_overrides)
-        from masked_sae.sweeping import identify_all, train_here
+        from masked_sae.sweeps.local import identify_all, train_here
 
         train_here(identify_all(jobs))
         return []
@@ -54,8 +54,8 @@ class SlurmLauncher(_SweepLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = self._jobs(job_overrides)
-        from masked_sae.slurm import submit_and_wait
-        from masked_sae.sweeping import identify_all
+        from masked_sae.sweeps.local import identify_all
+        from masked_sae.sweeps.slurm import submit_and_wait
 
         submit_and_wait(identify_all(jobs), self._settings)
         return []

@@ -18,9 +18,9 @@ from masked_sae.evals.absorption import (
     fit_ground_truth,
     split_latents,
 )
-from masked_sae.evals.concepts import Concepts
-from masked_sae.evals.probes import Ranking, sparse_rows
-from masked_sae.evals.reading import Reading
+from masked_sae.evals.concept_probes import Ranking, sparse_rows
+from masked_sae.evals.texts.activations import Reading
+from masked_sae.evals.texts.concepts import Concepts
 
 # Four latents in a space of 3, the probe along the first axis: the split latent, two aligned with the probe by
 # cosines of 0.6 and 0.05, and one that is orthogonal to it.

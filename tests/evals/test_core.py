@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from making import CONTEXT_LIMIT
 from torch.nn import functional as F
 
+from masked_sae.activations.held_out import sequences_to_measure
+from masked_sae.activations.lm import LM
+from masked_sae.activations.stream import Layout, make_layout
 from masked_sae.evals.core import (
     ReconstructionSums,
     at_kept,
@@ -14,10 +16,8 @@ from masked_sae.evals.core import (
     max_decoder_cosine,
     predicted,
 )
-from masked_sae.evals.held_out import sequences_to_measure
-from masked_sae.lm import LM
 from masked_sae.saes import InferenceSAE
-from masked_sae.stream import Layout, make_layout
+from support.making import CONTEXT_LIMIT
 
 
 def identity(d_in: int) -> InferenceSAE:

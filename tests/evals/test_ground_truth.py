@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masked_sae.activations.lm import LM, load_lm
+from masked_sae.activations.stream import Layout, make_layout
+from masked_sae.activations.synthetic_lm import build
+from masked_sae.activations.synthetic_truth import Truth, load_truth
 from masked_sae.evals.ground_truth import GroundTruthMetrics, evaluate_ground_truth, ground_truth_metrics
-from masked_sae.ground_truth.build import build
-from masked_sae.ground_truth.recipe import Feature, Recipe
-from masked_sae.ground_truth.truth import Truth, load_truth
-from masked_sae.lm import LM, load_lm
-from masked_sae.stream import Layout, make_layout
+from masked_sae.text.synthetic import Feature, Recipe
 
 # Two parents, two children of the first, one of the second, and a feature that never occurs; all orthogonal.
 P0, P1, C00, C01, C10, UNUSED = range(6)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from masked_sae.evals.linear_probes import one_against_rest
 from masked_sae.evals.sparse_probing import ProbeAccuracies, SparseProbing, probe_accuracies
+from masked_sae.evals.text_probes import one_against_rest
 
 
 def planted(classes: int = 3, values: int = 12) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from making import ROOT, compose
 
+from masked_sae.activations.lm import load_lm
+from masked_sae.activations.stream import make_layout
 from masked_sae.config import FAMILIES
-from masked_sae.evals.calibration import calibrated
-from masked_sae.evals.reading import ActivationCache
 from masked_sae.evals.suite import Measured, Subject, Suite
-from masked_sae.lm import load_lm
+from masked_sae.evals.texts.activations import ActivationCache
 from masked_sae.report.catalogue import describe
 from masked_sae.saes import InferenceSAE
-from masked_sae.stream import make_layout
+from masked_sae.training.calibration import calibrated
+from support.making import ROOT, compose
 
 SMALL = [
     "eval=full",

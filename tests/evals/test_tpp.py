@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from masked_sae.evals.linear_probes import LinearProbes, one_against_rest
+from masked_sae.evals.text_probes import LinearProbes, one_against_rest
 from masked_sae.evals.tpp import Tpp, TppProbes, fit_tpp_probes, tpp
 
 CLASSES = 4

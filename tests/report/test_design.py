@@ -5,12 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from made_sweeps import make_sweep, with_settings, write_done
-from making import compose
-
 from masked_sae.report.design import Design, read_design
 from masked_sae.report.runs import read_runs
 from masked_sae.runs.folder import RunFolder
+from support.made_sweeps import make_sweep, with_settings, write_done
+from support.making import compose
 
 
 def design_of(folder: Path, changes: Sequence[Mapping[str, Any]]) -> Design:

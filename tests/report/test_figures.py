@@ -4,7 +4,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from made_sweeps import make_sweep
 from matplotlib.colors import to_rgb
 from PIL import Image
 
@@ -13,6 +12,7 @@ from masked_sae.report.figures import write_figures
 from masked_sae.report.findings import find
 from masked_sae.report.runs import read_runs
 from masked_sae.report.series import axis_limits, look
+from support.made_sweeps import make_sweep
 
 SMALL = {"ks": (8, 16, 32), "seeds": (0, 1), "only": ("core/explained_variance",)}
 

@@ -4,12 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
-from made_sweeps import make_sweep
 
 from masked_sae.report.catalogue import describe, headline_metrics, not_measured
 from masked_sae.report.design import read_design
 from masked_sae.report.findings import Finding, answer, comparisons_made, decimals, find, show_p, signed
 from masked_sae.report.runs import read_runs
+from support.made_sweeps import make_sweep
 
 EV, ABSORPTION = "core/explained_variance", "absorption/token_class/full_absorption"
 

@@ -12,15 +12,15 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from made_sweeps import ATTEMPT, break_members, make_sweep
-from making import ROOT
 
 from masked_sae.errors import InputError
 from masked_sae.report.build import write_report
 from masked_sae.report.charts import curve_charts
 from masked_sae.report.design import read_design
 from masked_sae.report.runs import read_runs
-from masked_sae.runs.sweep import record_members
+from masked_sae.runs.members import record_members
+from support.made_sweeps import ATTEMPT, break_members, make_sweep
+from support.making import ROOT
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 SMALL = {"seeds": (0, 1, 2), "only": ("core/explained_variance", "core/ce_recovered")}

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_sweeps import break_members, make_sweep
 
 from masked_sae.report.build import write_report
+from support.made_sweeps import break_members, make_sweep
 
 pytestmark = pytest.mark.browser
 

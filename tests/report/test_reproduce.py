@@ -5,14 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from made_sweeps import write_done
-from making import compose
 
 from masked_sae.report.defaults import train_defaults
 from masked_sae.report.reproduce import reproduce
 from masked_sae.report.runs import read_runs
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.sweep import Member, record_members
+from masked_sae.runs.members import Member, record_members
+from support.made_sweeps import write_done
+from support.making import compose
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from made_sweeps import break_members, make_sweep, write_done
-from making import compose
 
 from masked_sae.errors import InputError
 from masked_sae.report.runs import read_curve, read_runs
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import owner_file_of
 from masked_sae.runs.state import RunState
+from support.made_sweeps import break_members, make_sweep, write_done
+from support.making import compose
 
 SMALL = {"rates": (0.0, 0.1), "ks": (8, 16), "seeds": (0, 1)}
 

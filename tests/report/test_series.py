@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sweeps import make_sweep
 
 from masked_sae.report.design import Design, read_design
 from masked_sae.report.findings import Finding, find
 from masked_sae.report.runs import read_runs
 from masked_sae.report.series import differences, levels, position_limits, series_limits
+from support.made_sweeps import make_sweep
 
 
 @pytest.fixture

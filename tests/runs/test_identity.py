@@ -5,11 +5,11 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from composing import small_config
 
 from masked_sae.config import RunConfig
-from masked_sae.preparation import identify
 from masked_sae.runs.identity import HOW, is_part_of, run_id
+from masked_sae.training.preparation import identify
+from support.composing import small_config
 
 
 @pytest.fixture

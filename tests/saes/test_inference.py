@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from making import trained
 
 from masked_sae.config import ARCHITECTURES
 from masked_sae.saes import InferenceSAE, for_inference
+from support.making import trained
 
 SCALE = 0.2
 

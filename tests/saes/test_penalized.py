@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masked_sae.saes import GatedSAE, JumpReLUSAE, PenalizedSAE, ReLUSAE
 from masked_sae.saes.penalized import MOST
-from masked_sae.saes.places import Few
+from masked_sae.saes.support import Few
 
 ARCHITECTURES = {"relu": ReLUSAE, "jumprelu": JumpReLUSAE, "gated": GatedSAE}
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -16,9 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.evals.concepts import Concepts
-from masked_sae.evals.linear_probes import LinearProbes
-from masked_sae.evals.probes import (
+from masked_sae.evals.concept_probes import (
     ProbeFit,
     Ranking,
     f1_scores,
@@ -27,6 +25,8 @@ from masked_sae.evals.probes import (
     sparse_probe_f1,
     sparse_rows,
 )
+from masked_sae.evals.text_probes import LinearProbes
+from masked_sae.evals.texts.concepts import Concepts
 
 FULL_COSINE = 0.025  # between the probe and the one latent of full absorption, at least
 FRACTION_COSINE = 0.1  # between the probe and each of the absorbing latents of the fraction

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.evals.held_out import activation_batches, sequences_to_measure
-from masked_sae.lm import LM
+from masked_sae.activations.held_out import activation_batches, sequences_to_measure
+from masked_sae.activations.lm import LM
+from masked_sae.activations.stream import Layout
 from masked_sae.randomness import numpy_generator
 from masked_sae.saes import InferenceSAE
-from masked_sae.stream import Layout
 
 _BINS = 64  # of a histogram
 _MLM_SHARE = 0.15  # of the tokens, which an encoder has to predict (Devlin et al. 2018, arXiv 1810.04805)

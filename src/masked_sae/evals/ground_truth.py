@@ -12,11 +12,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.evals.held_out import activation_batches, sequences_drawn
-from masked_sae.ground_truth.truth import Truth
-from masked_sae.lm import LM
+from masked_sae.activations.held_out import activation_batches, sequences_drawn
+from masked_sae.activations.lm import LM
+from masked_sae.activations.stream import Layout
+from masked_sae.activations.synthetic_truth import Truth
 from masked_sae.randomness import numpy_generator
-from masked_sae.stream import Layout
 
 
 @dataclass(frozen=True)

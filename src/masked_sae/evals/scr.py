@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from masked_sae.errors import InputError
-from masked_sae.evals.linear_probes import BinarySets, LinearProbes, ablated_logits, strongest, train_probes
+from masked_sae.evals.text_probes import BinarySets, LinearProbes, ablated_logits, strongest, train_probes
 from masked_sae.evals.tpp import NS
 from masked_sae.randomness import numpy_generator
 

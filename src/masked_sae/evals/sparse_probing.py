@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masked_sae.evals.linear_probes import BinarySets, one_against_rest
+from masked_sae.evals.text_probes import BinarySets, one_against_rest
 
 KS = (1, 2, 5)
 _SPARSE = 0.2  # share of values that are not 0 below which a sparse matrix is faster

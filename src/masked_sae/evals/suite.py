@@ -14,24 +14,24 @@ import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
+from masked_sae.activations.lm import LM
+from masked_sae.activations.stream import Layout
+from masked_sae.activations.synthetic_truth import Truth, has_truth, load_truth
 from masked_sae.config import EvalConfig
 from masked_sae.evals.absorption import AbsorptionResult, evaluate_absorption, fit_ground_truth
-from masked_sae.evals.concepts import Concepts, first_letter, token_class
+from masked_sae.evals.concept_probes import Ranking, sparse_rows
 from masked_sae.evals.core import evaluate_core
 from masked_sae.evals.ground_truth import evaluate_ground_truth
-from masked_sae.evals.labelled_config import hub_tasks
-from masked_sae.evals.labelled_stdlib import stdlib_tasks
-from masked_sae.evals.labelled_text import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask
 from masked_sae.evals.ood import ShiftScores, ood, shift_scores
-from masked_sae.evals.probes import Ranking, sparse_rows
-from masked_sae.evals.reading import ActivationCache, Reading
 from masked_sae.evals.scr import ScrProbes, fit_scr_probes, scr
 from masked_sae.evals.sparse_probing import ProbeAccuracies, SparseProbing, probe_accuracies
+from masked_sae.evals.texts.activations import ActivationCache, Reading
+from masked_sae.evals.texts.concepts import Concepts, first_letter, token_class
+from masked_sae.evals.texts.config import hub_tasks
+from masked_sae.evals.texts.labelled import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask
+from masked_sae.evals.texts.stdlib import stdlib_tasks
 from masked_sae.evals.tpp import TppProbes, fit_tpp_probes, tpp
-from masked_sae.ground_truth.truth import Truth, has_truth, load_truth
-from masked_sae.lm import LM
 from masked_sae.saes import InferenceSAE
-from masked_sae.stream import Layout
 
 # SAEBench ranks latents by their weight in the L1 probe, which says little of latents that are strong and rare; their
 # contribution to the probe's logit is measured beside it.

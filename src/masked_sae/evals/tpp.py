@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from masked_sae.evals.linear_probes import (
+from masked_sae.evals.text_probes import (
     BinarySets,
     LinearProbes,
     ablated_logits,

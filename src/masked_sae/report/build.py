@@ -8,13 +8,13 @@ from tempfile import TemporaryFile
 from masked_sae.errors import InputError
 from masked_sae.files import write_text
 from masked_sae.report.design import read_design
+from masked_sae.report.exports import write_tables
 from masked_sae.report.figures import write_figures
 from masked_sae.report.findings import find
 from masked_sae.report.markdown import findings_table
 from masked_sae.report.page import render_page
 from masked_sae.report.reproduce import Defaults, reproduce
 from masked_sae.report.runs import read_runs
-from masked_sae.report.tables import write_tables
 
 PAGE = "report.html"
 

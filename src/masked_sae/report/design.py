@@ -8,7 +8,7 @@ import pandas as pd
 
 from masked_sae.report.runs import Runs
 from masked_sae.runs.identity import HOW, is_part_of
-from masked_sae.runs.table import heading
+from masked_sae.sweeps.summary import heading
 
 _SPARSITY = ("sae.k", "sae.sparsity_coefficient")
 _MASK_DEFAULTS: dict[str, Any] = {"rate": 0.0, "schedule": "constant", "initial_rate": 0.0}

@@ -18,12 +18,12 @@ from plotly.offline import get_plotlyjs
 from masked_sae.report.catalogue import Metric, describe, headline_metrics, not_measured
 from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
 from masked_sae.report.design import Design, show_setting
+from masked_sae.report.exports import data_dictionary
 from masked_sae.report.findings import Finding, answer, comparisons_made, show_difference, show_p, show_seeds
 from masked_sae.report.reproduce import Reproduction
 from masked_sae.report.runs import Runs
 from masked_sae.report.statistics import OUTSIDE, Difference
-from masked_sae.report.tables import data_dictionary
-from masked_sae.runs.table import heading
+from masked_sae.sweeps.summary import heading
 
 _FIRST, _LAST = "core/l0", "core/dead_latents"  # in the table of runs, beside the headline metrics
 _VALUES_SHOWN = 12  # of a setting that differs

@@ -14,8 +14,8 @@ from yaml import YAMLError
 from masked_sae.errors import InputError
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, silence
+from masked_sae.runs.members import MEMBERS, Member, read_members
 from masked_sae.runs.state import RunState, read_state
-from masked_sae.runs.sweep import MEMBERS, Member, read_members
 
 STATE_COLUMNS = ("step", "steps", "tokens", "seconds", "tokens_per_second", "created", "updated")
 ABOUT_COLUMNS = ("sweep", "run_id", "status", "reason", "folder", *STATE_COLUMNS)

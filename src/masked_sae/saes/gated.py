@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from masked_sae.saes.penalized import PenalizedSAE
-from masked_sae.saes.places import Places
 from masked_sae.saes.sae import mean_square
+from masked_sae.saes.support import Places
 
 
 class GatedSAE(PenalizedSAE):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from masked_sae.saes.penalized import PenalizedSAE
-from masked_sae.saes.places import Places
+from masked_sae.saes.support import Places
 
 
 class JumpReLUSAE(PenalizedSAE):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masked_sae.saes.places import Everywhere, Places, few_above
 from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
+from masked_sae.saes.support import Everywhere, Places, few_above
 
 MOST = 0.15  # of the latents that may matter to a sparse step; with more of them the dense one is faster
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from masked_sae.saes.penalized import PenalizedSAE
-from masked_sae.saes.places import Places
+from masked_sae.saes.support import Places
 
 
 class ReLUSAE(PenalizedSAE):

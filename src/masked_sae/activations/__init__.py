@@ -1,0 +1,1 @@
+"""An LM read at a hook point: sequences, the stream of training batches, held-out text."""

@@ -1,0 +1,70 @@
+"""Which held-out sequences serve for what, and the LM's activations on them.
+
+Axes: N sequences, T positions, B activations, D `d_in`.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masked_sae.activations.lm import LM
+from masked_sae.activations.stream import Layout
+
+_CALIBRATES = 4  # every so many held-out sequences, one
+
+
+def sequences_to_measure(layout: Layout, tokens: int) -> NDArray[np.int64]:
+    """Sequences with about `tokens` tokens; where there are four or more, none of `sequences_to_calibrate`."""
+    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES != _CALIBRATES - 1)
+
+
+def sequences_to_calibrate(layout: Layout, tokens: int) -> NDArray[np.int64]:
+    """Every fourth sequence, or as many of these as have about `tokens` tokens; of fewer than four, any."""
+    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES == _CALIBRATES - 1)
+
+
+def sequences_of_all(layout: Layout, tokens: int) -> NDArray[np.int64]:
+    """Sequences with about `tokens` tokens, whether or not they may have set a threshold.
+
+    For metrics that one number for all latents, chosen for its L0, cannot be fitted to.
+    """
+    return _spread(layout, tokens, np.ones(len(layout), dtype=np.bool_))
+
+
+def sequences_drawn(layout: Layout, tokens: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """As many of all sequences as have `tokens` tokens, in random order."""
+    return generator.permutation(len(layout))[: math.ceil(tokens / layout.content_length)]
+
+
+def _spread(layout: Layout, tokens: int, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Over the whole layout, so that a few sequences still see many documents."""
+    candidates = chosen.nonzero()[0] if chosen.any() else np.arange(len(layout))  # of a very short text: all
+    n_sequences = min(math.ceil(tokens / layout.content_length), len(candidates))
+    return candidates[np.linspace(0, len(candidates) - 1, n_sequences).round().astype(np.int64)]
+
+
+class HeldOutBatch(NamedTuple):
+    """What the LM gives for a few sequences.
+
+    Attributes:
+        first: place of the first one among those that are read.
+        tokens_NT: token ids, int64.
+        kept_NT: all but special positions.
+        x_BD: clean activations, as they are, at the kept positions; on the LM's device.
+    """
+
+    first: int
+    tokens_NT: Tensor
+    kept_NT: Tensor
+    x_BD: Tensor
+
+
+def activation_batches(lm: LM, layout: Layout, indices: NDArray[np.int64], batch_size: int) -> Iterator[HeldOutBatch]:
+    """The LM's activations on these sequences, `batch_size` sequences per forward."""
+    for first in range(0, len(indices), batch_size):
+        tokens_NT, kept_NT = layout.read(indices[first : first + batch_size])
+        yield HeldOutBatch(first, tokens_NT, kept_NT, lm.activations(tokens_NT)[kept_NT.to(lm.device)])

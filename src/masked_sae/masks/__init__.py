@@ -1,0 +1,1 @@
+"""What is hidden while an SAE trains, and when."""

@@ -1,0 +1,1 @@
+"""Many runs: on this machine, on SLURM, and how they are doing."""

@@ -1,0 +1,195 @@
+"""Sweeps on SLURM: members as one submitit array, followed through their folders and `squeue`.
+
+submitit's own job objects are not asked how a job is: they need accounting (`sacct`), which many clusters lack, and do
+not know of runs. A run's state is in its folder; that its job is gone is what `squeue` says.
+"""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from masked_sae.errors import InputError
+from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
+from masked_sae.runs.members import Member
+from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
+from masked_sae.sweeps.local import Job, end_sweep, record_sweeps, train_member
+from masked_sae.training.run import clear_run, is_complete
+
+_POLL_SECONDS = 2.0
+_LAST_NEWS_SECONDS = 10.0
+_SQUEUE_ATTEMPTS = 8
+_LONGEST_GRACE_SECONDS = 3600.0
+# The keys that submitit takes for every kind of cluster; all others are SLURM's.
+_COMMON = frozenset("timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes name stderr_to_stdout".split())
+
+
+class MemberJob:
+    """What runs on the node: one member, from its checkpoint if it has one.
+
+    On submitit's signal (preemption, or the time limit drawing near) training writes a checkpoint at the next step's
+    end and this job hands the signal on to submitit's handler, which requeues it. On SIGTERM alone it writes the
+    checkpoint and waits for the end: SLURM requeues a preempted job by itself, but not one that leaves first.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __call__(self) -> str:
+        state = train_member(self._job, patience=3 * DEAD_AFTER_SECONDS)
+        if state is None or state.status != "preempted":
+            return "held by another process" if state is None else state.status
+        return self._give_way(state)
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _give_way(self, state: RunState) -> str:
+        from submitit.core.utils import UncompletedJobError
+
+        if state.error == f"stopped by {signal.SIGUSR2.name}":
+            try:
+                signal.raise_signal(signal.SIGUSR2)
+            except UncompletedJobError:
+                reason = "reached its time limit more often than hydra.launcher.max_num_timeout allows"
+                write_state(self._job.member.folder.state, state, status="failed", error=reason)
+                return "failed"
+        time.sleep(_LONGEST_GRACE_SECONDS)
+        return state.status
+
+
+def submit_and_wait(jobs: Sequence[Job], settings: Mapping[str, Any]) -> None:
+    """Submits the members that are not done; waits for all and prints how they ended, or returns if detached."""
+    members = [job.member for job in jobs]
+    sweep = members[0].folder.path.parent
+    record_sweeps(members)
+    waiting = [job for job in jobs if wants_training(job)]
+    ids = _submit(waiting, settings) if waiting else []
+    for job, job_id in zip(waiting, ids, strict=True):
+        print(f"{job.member.label}: SLURM job {job_id}")
+    if jobs[0].config.detach:
+        print(f"submitted {len(waiting)} of {len(jobs)} runs; look with: python -m src.status {sweep}")
+        return
+    _follow([job.member for job in waiting], ids)
+    end_sweep(members)
+
+
+def wants_training(job: Job) -> bool:
+    """Whether the member is neither done and measured nor in somebody's hands."""
+    folder = job.member.folder
+    state = read_state(folder.state)
+    if is_complete(folder, job.config, state) and not job.config.force:
+        return False
+    if state is not None and state.job_id not in (None, slurm_job_id()) and queued_jobs([str(state.job_id)]):
+        print(f"{job.member.label}: in the queue already, as SLURM job {state.job_id}")
+        return False
+    try:
+        with hold(folder.lock):
+            if job.config.force:  # here and now, not once more whenever the job is requeued
+                clear_run(folder)
+                state = None
+            new = state or RunState(folder.run_id, "created")
+            write_state(folder.state, new, status="created", error=None, job_id=None)
+    except HeldError as held:
+        print(held)
+        return False
+    return True
+
+
+def _submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> list[str]:
+    import submitit
+    from submitit.core.utils import FailedJobError
+
+    own = {"submitit_folder", "max_num_timeout"}
+    try:
+        executor = submitit.AutoExecutor(
+            settings["submitit_folder"], cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"]
+        )
+        executor.update_parameters(
+            **{key if key in _COMMON else f"slurm_{key}": settings[key] for key in settings if key not in own}
+        )
+        with executor.batch():
+            submitted = [executor.submit(MemberJob(_unforced(job))) for job in jobs]
+    except (RuntimeError, FailedJobError) as error:
+        for job in jobs:
+            _forget_if_new(job.member)
+        valid = f"a cluster that takes the job ({' '.join(str(error).split())})"
+        raise InputError("hydra/launcher", "slurm", valid) from error
+    for job, slurm_job in zip(jobs, submitted, strict=True):
+        state = read_state(job.member.folder.state)
+        if state is not None and state.status == "created":  # a quick job may have gone further by now
+            write_state(job.member.folder.state, state, job_id=slurm_job.job_id)
+    return [slurm_job.job_id for slurm_job in submitted]
+
+
+def _unforced(job: Job) -> Job:
+    return replace(job, config=replace(job.config, force=False))
+
+
+def _forget_if_new(member: Member) -> None:
+    state = read_state(member.folder.state)
+    if state is not None and state.status == "created" and not member.folder.checkpoints.exists():
+        shutil.rmtree(member.folder.path)
+
+
+def _follow(members: Sequence[Member], ids: Sequence[str]) -> None:
+    """Returns once every job has left the queue; a run that its job left unfinished is marked as failed."""
+    open_jobs = dict(zip(ids, members, strict=True))
+    shown: dict[str, str] = {}
+    while open_jobs:
+        queued = queued_jobs(list(open_jobs))
+        for job_id, member in list(open_jobs.items()):
+            state = read_state(member.folder.state)
+            status = "missing" if state is None else state.status
+            if shown.get(job_id) != status:
+                shown[job_id] = status
+                print(f"{time.strftime('%H:%M:%S')} {member.label}: {status}", flush=True)
+            if job_id not in queued:
+                del open_jobs[job_id]
+                _close(member, job_id)
+        if open_jobs:
+            time.sleep(_POLL_SECONDS)
+
+
+def _close(member: Member, job_id: str) -> None:
+    try:
+        with hold(member.folder.lock, patience=2 * DEAD_AFTER_SECONDS):  # a job killed on its node left it locked
+            deadline = time.monotonic() + _LAST_NEWS_SECONDS
+            while (state := _state_of(member)).status not in ("done", "failed") and time.monotonic() < deadline:
+                time.sleep(1.0)  # what a node wrote last may take a while to be seen here
+            if state.status not in ("done", "failed"):
+                error = f"SLURM job {job_id} ended before the run did (it was {state.status}); see its log in .submitit"
+                write_state(member.folder.state, state, status="failed", error=error)
+    except HeldError as held:
+        print(held)
+
+
+def _state_of(member: Member) -> RunState:
+    return read_state(member.folder.state) or RunState(member.folder.run_id, "created")
+
+
+def queued_jobs(ids: Sequence[str]) -> set[str]:
+    """Those of the jobs that are pending, running or about to end.
+
+    Raises:
+        InputError: there is no SLURM here.
+    """
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--me"]
+    for attempt in range(_SQUEUE_ATTEMPTS):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        except FileNotFoundError:
+            raise InputError("hydra/launcher", "slurm", "a machine with SLURM's commands (no squeue here)") from None
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"squeue failed, trying again: {getattr(error, 'stderr', '') or error}", file=sys.stderr)
+            time.sleep(2.0**attempt)
+        else:
+            return set(done.stdout.split()).intersection(ids)
+    raise InputError("hydra/launcher", "slurm", "a SLURM controller that answers squeue")

@@ -1,0 +1,1 @@
+"""Text in, tokens on disk out."""

@@ -1,0 +1,200 @@
+"""W&B through Lightning: offline where it must be, and never the end of a training."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+
+from masked_sae.config import WandbConfig
+from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.row import Row
+from masked_sae.tracking.server import log_in, wandb_id, why_unreachable
+from masked_sae.tracking.tables import as_histogram, evaluation_tables
+from masked_sae.training.callbacks.metrics import COLUMNS
+from masked_sae.training.callbacks.validation import VALIDATED
+
+_FINISH_SECONDS = "60"  # without an end to it, a run whose server has gone waits for hours
+
+
+class ForgivingWandbLogger(WandbLogger):
+    """Logs to W&B until W&B fails, then warns once and falls silent.
+
+    Under an agent of a W&B sweep the run's id and project are the agent's.
+    """
+
+    def __init__(self, *, keeps_sae: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._keeps_sae = keeps_sae
+        self._wandb_init.pop("anonymous")  # Lightning always passes it, and W&B warns of it
+        if os.environ.get("WANDB_SWEEP_ID"):
+            for key in ("id", "project", "entity"):
+                self._wandb_init.pop(key, None)
+        self._logged_until = -1
+        self._began = self._failed = False
+
+    def begin(self, earlier: Sequence[Row] = ()) -> None:
+        """Starts the W&B run, with tokens as the x axis of everything.
+
+        Of the curve of earlier attempts it gets what W&B's server has not. An offline session knows no server and gets
+        the whole, since a killed session lacks what was not yet written: it takes the place of those before it.
+        """
+
+        def start() -> None:
+            run = self.experiment
+            self._began = True
+            run.define_metric("tokens", hidden=True)
+            run.define_metric("*", step_metric="tokens", overwrite=True)  # of Lightning's
+            for name, best in (COLUMNS | VALIDATED).items():
+                if best != "last":  # W&B's own rule
+                    run.define_metric(_shown_as(name), step_metric="tokens", summary=f"{best},last")
+            self._logged_until = run.step - 1  # of what the server has
+
+        self._forgive(start)
+        for row in earlier:
+            self.log_row(row)
+        self._forgive(self._remove_older_offline_sessions)
+
+    def log_row(self, row: Row) -> None:
+        """A sink for what is measured in training; each step is logged once, however often a run is resumed."""
+        if row.step <= self._logged_until:
+            return
+
+        def log() -> None:
+            payload: dict[str, Any] = {_shown_as(key): value for key, value in row.metrics.items() if key != "step"}
+            payload |= {name: as_histogram(histogram) for name, histogram in row.histograms.items()}
+            self.experiment.log(payload, step=row.step, commit=True)  # a row that is committed survives a kill
+
+        self._forgive(log)
+
+    def conclude(self, results: Mapping[str, float], tokens: int, folder: RunFolder) -> None:
+        """Final metrics into the run's summary, their details as tables and histograms, and the SAE if asked for."""
+
+        def summarize() -> None:
+            self.experiment.summary.update(dict(results))
+
+        def keep_sae() -> None:
+            from wandb import Artifact
+
+            artifact = Artifact(wandb_id("sae", folder.run_id), type="model", metadata=dict(results))
+            artifact.add_dir(str(folder.sae.resolve()), policy="immutable")  # no copy: it will not change
+            self.experiment.log_artifact(artifact)
+
+        def detail() -> None:
+            if tables := evaluation_tables(folder.evals):
+                self.experiment.log({"tokens": tokens, **tables}, commit=True)
+
+        self._forgive(summarize)
+        if self._keeps_sae:
+            self._forgive(keep_sae)
+        self._forgive(detail)
+
+    def show(self, objects: Mapping[str, Any]) -> None:
+        """W&B's own objects: tables, plots."""
+
+        def log() -> None:
+            self.experiment.log(dict(objects), commit=True)
+
+        self._forgive(log)
+
+    def note_preemption(self) -> None:
+        """Has a W&B sweep hand the run out again."""
+
+        def mark() -> None:
+            self.experiment.mark_preempting()
+
+        self._forgive(mark)
+
+    def finish(self, failed: bool) -> None:
+        """Ends the W&B run, with what it has not yet written."""
+
+        def finish() -> None:
+            self.experiment.finish(exit_code=int(failed))
+
+        if self._began:
+            self._failed = False  # what could not log something can still end
+            self._forgive(finish)
+
+    def _remove_older_offline_sessions(self) -> None:
+        ours = Path(self.experiment.dir).parent.resolve()
+        for session in ours.parent.glob(f"offline-run-*-{self.experiment.id}"):
+            if session != ours:
+                shutil.rmtree(session, ignore_errors=True)
+
+    def _forgive(self, action: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong in W&B, training goes on
+            self._failed = True
+            warnings.warn(f"W&B logging stops here, training goes on: {error}", stacklevel=3)
+
+
+def make_wandb_logger(
+    settings: WandbConfig,
+    *,
+    run_id: str,
+    group: str,
+    folder: Path,
+    config: dict[str, Any],
+    resumes: bool,
+    name: str | None = None,
+) -> ForgivingWandbLogger | None:
+    """The run's logger, not yet begun; None where W&B is disabled.
+
+    The W&B id follows from group and run id, so a run that is resumed goes on in the same W&B run, also one that was
+    stopped before its first checkpoint; any other starts it over.
+    """
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", _FINISH_SECONDS)  # read by W&B at its first use
+    mode = _resolve(settings.mode)
+    if mode == "disabled":
+        return None
+    os.environ.setdefault("WANDB_SILENT", "true")
+    folder.mkdir(parents=True, exist_ok=True)
+    resumes = resumes or any((folder / "wandb").glob("run-*"))  # an online session, of which the server has steps
+    return ForgivingWandbLogger(
+        project=settings.project,
+        entity=settings.entity,
+        id=wandb_id(group, run_id),
+        name=name or run_id,
+        group=group,
+        tags=list(settings.tags),
+        save_dir=str(folder),
+        config=config,
+        mode=mode,
+        resume="allow" if resumes and mode == "online" else None,  # None: overwrites a run of this id
+        reinit="create_new",
+        keeps_sae=settings.artifact,
+    )
+
+
+def _shown_as(name: str) -> str:
+    return name if name == "tokens" or "/" in name else f"train/{name}"
+
+
+def _resolve(mode: str) -> str:
+    if mode != "auto":
+        return mode
+    asked = os.environ.get("WANDB_MODE")
+    if asked in ("online", "offline", "disabled"):
+        return asked
+    reason = _why_offline()
+    if reason is None:
+        return "online"
+    print(f"W&B: offline, {reason}; `wandb sync` uploads the run later")
+    return "offline"
+
+
+def _why_offline() -> str | None:
+    try:
+        server, logged_in = log_in()
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong in W&B, training goes on
+        return f"as W&B refuses ({' '.join(str(error).split())})"
+    if not logged_in:
+        return "as nobody is logged in (`wandb login`)"
+    reason = why_unreachable(server)
+    return None if reason is None else f"as {reason}"

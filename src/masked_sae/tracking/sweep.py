@@ -1,0 +1,72 @@
+"""What a whole sweep has shown, as a W&B run of its own: the table of its runs, and Pareto plots."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from masked_sae.config import WandbConfig
+from masked_sae.report.catalogue import headline_metrics
+from masked_sae.report.design import read_design
+from masked_sae.report.runs import read_runs
+from masked_sae.report.series import fronts
+from masked_sae.runs.members import MEMBERS, read_members
+from masked_sae.tracking.run import make_wandb_logger
+from masked_sae.tracking.tables import as_table
+
+RUN_ID = "sweep"
+
+
+def log_sweep(sweep: Path, settings: WandbConfig) -> None:
+    """Logs `sweep_tables`, once every member of the sweep is measured; what a later call logs is shown first.
+
+    Whatever goes wrong is a warning: the runs themselves are done.
+
+    Args:
+        sweep: its folder; one that holds runs of no sweep is left alone.
+    """
+    try:
+        tables = sweep_tables(sweep)
+        if not tables:
+            return
+        group = sweep.resolve().name
+        logger = make_wandb_logger(
+            settings, run_id=RUN_ID, group=group, folder=sweep, config={}, resumes=False, name=f"{group}, all runs"
+        )
+        if logger is not None:
+            logger.begin()
+            logger.show(tables)
+            logger.finish(failed=False)
+    except Exception as error:  # noqa: BLE001
+        warnings.warn(f"{sweep}: its tables are not in W&B: {error}", stacklevel=2)
+
+
+def sweep_tables(sweep: Path) -> Mapping[str, Any]:
+    """`sweep/runs`, a row for each run, and `pareto/METRIC`: each headline metric against L0, means over seeds, with a
+    line for each way of masking. Empty as long as a member is not measured, and where there is no sweep.
+    """
+    from wandb.plot import line_series
+
+    if not (sweep / MEMBERS).exists() or not all(member.folder.results.exists() for member in read_members(sweep)):
+        return {}  # found out quickly: every run that ends asks
+    runs = read_runs([sweep])
+    if len(runs.unfinished):
+        return {}
+    design, metrics = read_design(runs), headline_metrics(runs.metrics)
+    shown: dict[str, Any] = {}
+    for metric in metrics:
+        found = fronts(runs, design, metric)
+        if found:
+            shown[f"pareto/{metric.key}"] = line_series(
+                [front.l0_K.tolist() for front in found],
+                [front.value_K.tolist() for front in found],
+                keys=[front.name for front in found],
+                title=f"{metric.label} against L0",
+                xname="L0",
+                split_table=True,
+            )
+    axes = dict.fromkeys([metric.l0 for metric in metrics])
+    columns = list(dict.fromkeys(["run_id", *design.varied, *axes, *(metric.key for metric in metrics)]))
+    rows = runs.table[[column for column in columns if column in runs.table]].astype(object)
+    shown["sweep/runs"] = as_table(rows.where(rows.notna(), None).to_dict("records"))
+    return shown

@@ -1,0 +1,313 @@
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from masked_sae.activations.lm import LM, load_lm, load_tokenizer, replacement_id, special_tokens
+from masked_sae.errors import InputError
+from support.making import HOOK, LAYERS, make_neox
+
+KINDS = ["neox", "bert"]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def lm(kind: str, request: pytest.FixtureRequest) -> LM:
+    return request.getfixturevalue(kind)
+
+
+def peer_of(kind: str, request: pytest.FixtureRequest) -> Any:
+    """The same checkpoint in Hugging Face's own class."""
+    from transformers import BertForMaskedLM, GPTNeoXForCausalLM
+
+    folder = request.getfixturevalue(f"{kind}_folder")
+    return {"neox": GPTNeoXForCausalLM, "bert": BertForMaskedLM}[kind].from_pretrained(folder).eval()
+
+
+@pytest.fixture(name="tokens_NT")
+def a_few_tokens() -> Tensor:
+    return torch.randint(5, 55, (3, 20), generator=torch.Generator().manual_seed(0))
+
+
+def at(lm: LM, hook_name: str) -> LM:
+    """The same model, read elsewhere."""
+    return LM(lm.bridge, lm.tokenizer, hook_name, lm.device, has_head=True)
+
+
+@contextmanager
+def calls_of(root: torch.nn.Module, class_name: str) -> Generator[list[tuple[Any, Any, Any]]]:
+    """(module, first input, output) of each forward of modules of this class, in order."""
+    calls: list[tuple[Any, Any, Any]] = []
+    modules = [m for m in root.modules() if type(m).__name__ == class_name]
+    assert modules
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        calls.append((module, inputs[0] if inputs else None, output))
+
+    handles = [m.register_forward_hook(note) for m in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("layer", range(LAYERS - 1))  # the last hidden state of Hugging Face has the final norm in it
+@pytest.mark.parametrize("side", ["pre", "post"])
+def test_residual_activations_are_hugging_faces_hidden_states(
+    kind: str, lm: LM, layer: int, side: str, tokens_NT: Tensor, request: pytest.FixtureRequest
+) -> None:
+    with torch.inference_mode():
+        hidden = peer_of(kind, request)(tokens_NT, output_hidden_states=True).hidden_states
+    x_NTD = at(lm, f"blocks.{layer}.hook_resid_{side}").activations(tokens_NT)
+    assert x_NTD.dtype == torch.float32
+    torch.testing.assert_close(x_NTD, hidden[layer + (side == "post")], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook_name", "class_name", "number", "which"),
+    [
+        ("neox", "blocks.1.hook_mlp_out", "GPTNeoXMLP", 1, "output"),
+        ("neox", "blocks.2.attn.hook_z", "Linear", None, "dense"),
+        ("bert", "blocks.1.attn.hook_z", "Linear", None, "dense"),
+        ("bert", "blocks.1.hook_mlp_out", "BertOutput", 1, "mlp"),
+    ],
+)
+def test_activations_inside_a_block_are_those_of_its_modules(
+    kind: str,
+    hook_name: str,
+    class_name: str,
+    number: int | None,
+    which: str,
+    tokens_NT: Tensor,
+    request: pytest.FixtureRequest,
+) -> None:
+    peer, lm = peer_of(kind, request), request.getfixturevalue(kind)
+    block = int(hook_name.split(".")[1])
+    layer = peer.gpt_neox.layers[block] if kind == "neox" else peer.bert.encoder.layer[block]
+    if which == "dense":  # heads' results side by side are what the output projection reads
+        module = layer.attention.dense if kind == "neox" else layer.attention.output.dense
+    else:
+        module = layer.mlp if kind == "neox" else layer.output.dense
+    caught: list[Tensor] = []
+    module.register_forward_hook(lambda m, i, o: caught.append(i[0] if which == "dense" else o))
+    with torch.inference_mode():
+        peer(tokens_NT)
+    reader = at(lm, hook_name)
+    assert reader.d_in == caught[0].shape[-1]
+    torch.testing.assert_close(reader.activations(tokens_NT), caught[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", range(LAYERS))
+def test_the_forward_stops_at_the_hook_point(kind: str, lm: LM, stop: int, tokens_NT: Tensor) -> None:
+    layer = {"neox": "GPTNeoXLayer", "bert": "BertLayer"}[kind]
+    reader = at(lm, f"blocks.{stop}.hook_resid_pre")
+    with calls_of(lm.bridge, "LayerNorm") as norms, calls_of(lm.bridge, layer) as layers:
+        reader.activations(tokens_NT)
+        assert len(layers) == stop
+        up_to_here = len(norms)
+        reader.logits(tokens_NT)
+    assert len(layers) == stop + LAYERS
+    assert len(norms) - up_to_here > up_to_here
+
+
+def test_reading_leaves_no_hooks_behind(lm: LM, tokens_NT: Tensor) -> None:
+    clean_NTV = lm.logits(tokens_NT)
+    before = sum(len(m._forward_hooks) for m in lm.bridge.modules())
+    lm.activations(tokens_NT)
+    lm.logits(tokens_NT, torch.zeros_like)
+    assert sum(len(m._forward_hooks) for m in lm.bridge.modules()) == before
+    assert torch.equal(lm.logits(tokens_NT), clean_NTV)
+
+
+def test_logits_are_hugging_faces(kind: str, lm: LM, tokens_NT: Tensor, request: pytest.FixtureRequest) -> None:
+    with torch.inference_mode():
+        expected_NTV = peer_of(kind, request)(tokens_NT).logits
+    torch.testing.assert_close(lm.logits(tokens_NT), expected_NTV, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "hook_name", [HOOK, "blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.1.attn.hook_z"]
+)
+def test_logits_with_the_activation_put_back_are_the_clean_ones(lm: LM, hook_name: str, tokens_NT: Tensor) -> None:
+    reader = at(lm, hook_name)
+    seen: list[Tensor] = []
+
+    def keep(x_NTD: Tensor) -> Tensor:
+        seen.append(x_NTD)
+        return x_NTD
+
+    assert torch.equal(reader.logits(tokens_NT, keep), reader.logits(tokens_NT))
+    assert torch.equal(seen[0], reader.activations(tokens_NT))
+    assert not torch.allclose(reader.logits(tokens_NT, torch.zeros_like), reader.logits(tokens_NT), atol=1e-3)
+
+
+def test_logits_with_another_texts_activation_are_that_texts(neox: LM, tokens_NT: Tensor) -> None:
+    """The residual stream after a block is all that later blocks read."""
+    other_NTD = neox.activations(tokens_NT.flip(0))
+    spliced_NTV = neox.logits(tokens_NT, lambda x_NTD: other_NTD)
+    torch.testing.assert_close(spliced_NTV, neox.logits(tokens_NT.flip(0)))
+
+
+def test_the_objective_is_what_the_checkpoint_was_trained_for(neox: LM, bert: LM, bert_base_folder: Path) -> None:
+    assert neox.objective == "causal"
+    assert bert.objective == "masked"
+    assert load_lm(str(bert_base_folder), HOOK).objective is None
+
+
+def test_a_checkpoint_without_output_layer_gives_the_same_activations(
+    bert: LM, bert_base_folder: Path, tokens_NT: Tensor
+) -> None:
+    from transformers import BertModel
+
+    base = load_lm(str(bert_base_folder), HOOK)
+    with torch.inference_mode():
+        hidden = BertModel.from_pretrained(bert_base_folder).eval()(tokens_NT, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(base.activations(tokens_NT), hidden[2], rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_gives_float32_activations_that_are_near(neox: LM, neox_folder: Path, tokens_NT: Tensor) -> None:
+    low = load_lm(str(neox_folder), HOOK, dtype="bfloat16")
+    assert all(p.dtype == torch.bfloat16 for p in low.bridge.parameters())
+    x_NTD, low_NTD = neox.activations(tokens_NT), low.activations(tokens_NT)
+    assert low_NTD.dtype == torch.float32
+    error = (x_NTD - low_NTD).norm() / x_NTD.norm()
+    assert 1e-4 < error < 0.05
+    assert torch.equal(low.logits(tokens_NT, lambda x: x), low.logits(tokens_NT))
+
+
+def test_the_lm_is_frozen(neox: LM, tokens_NT: Tensor) -> None:
+    assert not any(p.requires_grad for p in neox.bridge.parameters())
+    assert not any(m.training for m in neox.bridge.modules())
+    assert torch.equal(neox.activations(tokens_NT), neox.activations(tokens_NT))
+
+
+def test_an_unknown_hook_point_suggests_near_ones(neox: LM) -> None:
+    with pytest.raises(InputError, match=r"lm\.hook_name=blocks\.1\.hook_resid_pst: .*blocks\.1\.hook_resid_post"):
+        at(neox, "blocks.1.hook_resid_pst")
+    with pytest.raises(InputError, match=r"blocks\.0\.hook_resid_post"):
+        at(neox, "nonsense")
+
+
+@pytest.mark.parametrize("hook_name", ["blocks.1.attn.hook_pattern", "blocks.0.attn.hook_attn_scores"])
+def test_a_hook_point_without_one_vector_for_each_token_is_refused(lm: LM, hook_name: str) -> None:
+    with pytest.raises(InputError, match="one vector for each token"):
+        at(lm, hook_name)
+
+
+def test_every_hook_point_of_the_bridge_is_read_or_refused_in_one_line(lm: LM, tokens_NT: Tensor) -> None:
+    read = 0
+    for name in lm.bridge.hook_dict:
+        try:
+            x_NTD = at(lm, name).activations(tokens_NT)
+        except InputError as error:
+            assert error.key == "lm.hook_name"
+            assert error.value == name
+        else:
+            assert x_NTD.shape[:2] == tokens_NT.shape
+            assert x_NTD.dtype == torch.float32
+            read += 1
+    assert read > 40
+
+
+def test_special_tokens_of_a_gpt_are_a_bos_before_each_sequence(neox_tokenizer: Any) -> None:
+    end = neox_tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    special = special_tokens(neox_tokenizer)
+    assert (special.prefix, special.suffix, special.separator, special.ids) == ((end,), (), end, (end,))
+
+
+def test_special_tokens_of_a_bert_frame_each_sequence(bert_tokenizer: Any) -> None:
+    ids = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}
+    special = special_tokens(bert_tokenizer)
+    assert (special.prefix, special.suffix, special.separator) == ((ids["[CLS]"],), (ids["[SEP]"],), ids["[SEP]"])
+    assert special.ids == tuple(sorted(ids.values()))
+
+
+def test_special_tokens_of_a_tokenizer_without_any_are_none(neox_folder: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    special = special_tokens(PreTrainedTokenizerFast(tokenizer_file=str(neox_folder / "tokenizer.json")))
+    assert (special.prefix, special.suffix, special.separator, special.ids) == ((), (), None, ())
+
+
+def test_a_replacement_is_the_tokenizers_own_token(neox_tokenizer: Any, bert_tokenizer: Any) -> None:
+    for name in ("bos", "eos", "<|endoftext|>"):
+        assert replacement_id(neox_tokenizer, name) == 0
+    assert replacement_id(neox_tokenizer, "q") == neox_tokenizer.encode("q")[0]
+    assert replacement_id(neox_tokenizer, " ") == neox_tokenizer.encode(" ")[0]
+    for name, token in {"pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]", "[SEP]": "[SEP]", "the": "the"}.items():
+        assert replacement_id(bert_tokenizer, name) == bert_tokenizer.convert_tokens_to_ids(token)
+    assert replacement_id(neox_tokenizer, "random") is None
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "replacement", "hint"),
+    [
+        ("neox_tokenizer", "mask", "bos, eos, random"),
+        ("neox_tokenizer", "pad", "bos, eos, random"),
+        ("neox_tokenizer", "unk", "bos, eos, random"),
+        ("bert_tokenizer", "bos", "pad, unk, mask, random"),
+        ("neox_tokenizer", "two", "3 tokens"),
+        ("bert_tokenizer", "é1☕", "single token"),
+        ("neox_tokenizer", "", "single token"),
+    ],
+)
+def test_a_replacement_that_the_tokenizer_lacks_is_refused(
+    tokenizer: str, replacement: str, hint: str, request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(InputError, match=hint) as info:
+        replacement_id(request.getfixturevalue(tokenizer), replacement)
+    assert str(info.value).startswith(f"mask.token.replacement={replacement}: ")
+
+
+def a_folder(tmp_path: Path, without: str) -> Path:
+    folder = make_neox(tmp_path / "lm")
+    for path in folder.glob(without):
+        path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("without", "hint"), [("*.safetensors", "weights"), ("config.json", "config.json"), ("tokenizer*", "tokenizer")]
+)
+def test_a_folder_that_lacks_a_part_of_a_checkpoint_is_refused(without: str, hint: str, tmp_path: Path) -> None:
+    folder = a_folder(tmp_path, without)
+    with pytest.raises(InputError, match=hint) as info:
+        load_tokenizer(str(folder))
+        load_lm(str(folder), HOOK)
+    assert str(info.value).startswith(f"lm.name={folder}: ")
+    assert "\n" not in str(info.value)
+
+
+def test_damaged_weights_are_refused_in_one_line(tmp_path: Path) -> None:
+    folder = make_neox(tmp_path / "lm")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"lm\.name=") as info:
+        load_lm(str(folder), HOOK)
+    assert "\n" not in str(info.value)
+
+
+def test_a_damaged_configuration_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = make_neox(tmp_path / "lm")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"lm\.name=") as info:
+        load_lm(str(folder), HOOK, tokenizer=object())
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder", "a/b/c", "no-such-owner/no-such-model"])
+def test_an_lm_that_is_nowhere_is_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(InputError) as info:
+        load_tokenizer(name)
+    assert str(info.value).startswith(f"lm.name={name}: ")
+    assert "folder" in str(info.value)
+    assert "\n" not in str(info.value)

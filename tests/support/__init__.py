@@ -1,0 +1,1 @@
+"""What the tests share: small models and texts, made sweeps, a recorder of W&B."""

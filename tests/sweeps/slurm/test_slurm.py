@@ -1,0 +1,231 @@
+"""Sweeps on a real SLURM end as they do on one undisturbed machine, whatever befalls their jobs."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from masked_sae.runs.state import RunState, read_state
+from support.composing import ROOT, small_overrides
+
+TRAIN = [sys.executable, "-m", "src.train"]
+ON_SLURM = ["hydra.launcher.partition=normal", "hydra.launcher.cpus_per_task=1"]
+# Long enough to be preempted in the middle, and one that never ends by itself.
+LONG = ["data.batch_size=256", "data.train_tokens=300_000", "data.window_tokens=8192", "data.max_epochs=100000"]
+LONG += ["sae.d_sae=1024", "trainer.checkpoint_every_steps=100", "trainer.log_every_steps=100"]
+LONG += ["trainer.validate_every_steps=100", "mask.token.rate=0.1"]
+ENDLESS = [*LONG, "data.train_tokens=100_000_000"]
+
+Start = Callable[[str], dict[str, str]]
+
+
+class Sweep:
+    """The sweep command over mask rates, in a folder of its own."""
+
+    def __init__(self, lm: Path, corpus: Path, out: Path, environment: dict[str, str] | None, *extra: str) -> None:
+        self.folder = out / "runs" / "mask_rate"
+        self.environment = environment
+        launcher = [] if environment is None else ON_SLURM
+        self._command = [*TRAIN, "+sweep=mask_rate", *small_overrides(lm, corpus, out), *launcher, *extra, "-m"]
+
+    def start(self, *more: str) -> "subprocess.Popen[str]":
+        command = [*self._command[:-1], *more, "-m"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, text=True, stdout=pipe, stderr=pipe)
+
+    def run(self, *more: str) -> "subprocess.CompletedProcess[str]":
+        return self.end(self.start(*more))
+
+    def end(self, process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+        """Waits for the command; one that does not end is stopped, and what it had printed is in the error."""
+        try:
+            out, err = process.communicate(timeout=250)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"not ended: {process.communicate()}, {self.states()}") from None
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def states(self) -> dict[str, RunState]:
+        states = [read_state(path) for path in sorted(self.folder.glob("*/state.json"))]
+        return {state.run_id: state for state in states if state is not None}
+
+    def wait_for(self, status: str, step: int) -> RunState:
+        """Waits until the (only) run has this status, and a checkpoint at that step or later."""
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            for state in self.states().values():
+                if state.status == status and state.step >= step:
+                    return state
+            time.sleep(0.2)
+        raise AssertionError(f"no run was {status} at step {step}: {self.states()}")
+
+
+def assert_same_runs(ours: Path, theirs: Path) -> None:
+    names = sorted(path.parent.name for path in theirs.glob("*/results.json"))
+    assert names and names == sorted(path.parent.name for path in ours.glob("*/results.json"))
+    for name in names:
+        weights, expected = (load_file(folder / name / "sae" / "sae_weights.safetensors") for folder in (ours, theirs))
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in weights.items())
+        metrics, wanted = (json.loads((folder / name / "results.json").read_text()) for folder in (ours, theirs))
+        assert metrics["metrics"] == wanted["metrics"]
+
+
+@pytest.fixture
+def environment(start_slurm: Start) -> dict[str, str]:
+    return start_slurm("user")
+
+
+def test_a_sweep_on_slurm_equals_the_same_sweep_here_and_starting_it_again_does_what_is_left(
+    environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    rates = "mask.token.rate=0,0.1,0.3"
+    here = Sweep(neox_folder, corpus_folder, tmp_path / "here", None, rates)
+    assert here.run().returncode == 0
+    there = Sweep(neox_folder, corpus_folder, tmp_path / "there", environment, rates)
+    done = there.run()
+    assert done.returncode == 0, done.stderr
+    assert "sacct" not in done.stdout + done.stderr
+    assert [state.status for state in there.states().values()] == ["done"] * 3
+    assert all(state.job_id for state in there.states().values())
+    assert_same_runs(there.folder, here.folder)
+
+    before = there.states()
+    started = time.monotonic()
+    assert there.run().returncode == 0
+    assert time.monotonic() - started < 30
+    assert there.states() == before
+
+    gone, *others = sorted(before)
+    shutil.rmtree(there.folder / gone)
+    assert there.run().returncode == 0
+    assert_same_runs(there.folder, here.folder)
+    assert [there.states()[name] for name in others] == [before[name] for name in others]
+
+
+def test_a_member_that_fails_is_named_and_the_others_are_done(
+    environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, "optim.gradient_clip=0")
+    done = sweep.run("mask.token.rate=0.1", "optim.lr=0.001,1e30")
+    assert done.returncode == 1
+    assert sorted(state.status for state in sweep.states().values()) == ["done", "failed"]
+    assert "optim.lr=1e+30" in done.stdout and "the loss is" in done.stdout
+    assert "1 of 2 runs failed" in done.stderr
+
+
+def test_a_detached_sweep_returns_at_once_and_says_how_to_look(
+    environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, "mask.token.rate=0.1", "detach=true")
+    done = sweep.run()
+    assert done.returncode == 0 and f"python -m src.status {sweep.folder}" in done.stdout
+    sweep.wait_for("done", step=24)
+    table = subprocess.run(
+        [sys.executable, "-m", "src.status", str(sweep.folder)], cwd=ROOT, text=True, capture_output=True, check=True
+    )
+    assert "done" in table.stdout and "100%" in table.stdout
+
+
+class TestInterrupted:
+    """A long run, interrupted in every way a cluster knows, against one that was not."""
+
+    @pytest.fixture(scope="class")
+    def undisturbed(self, neox_folder: Path, corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        sweep = Sweep(neox_folder, corpus_folder, tmp_path_factory.mktemp("whole"), None, *LONG)
+        done = sweep.run()
+        assert done.returncode == 0, done.stderr
+        return sweep.folder
+
+    @pytest.fixture
+    def sweep_of_one(self, neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> Callable[..., Sweep]:
+        """Such a run as a sweep of one, on a cluster."""
+
+        def make(environment: dict[str, str], *settings: str) -> Sweep:
+            return Sweep(neox_folder, corpus_folder, tmp_path, environment, "logger.wandb.mode=offline", *settings)
+
+        return make
+
+    @pytest.mark.parametrize("preempt_signal", ["user", "term"])
+    def test_preempted_by_an_urgent_job(
+        self, preempt_signal: str, start_slurm: Start, sweep_of_one: Callable[..., Sweep], undisturbed: Path
+    ) -> None:
+        urgent = ["sbatch", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 2"]
+        preempted = sweep_of_one(start_slurm(preempt_signal), *LONG)
+        before = end_interrupted(preempted, lambda state: urgent)
+        assert_resumed(preempted, before, undisturbed)
+
+    def test_requeued_by_hand(
+        self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep], undisturbed: Path
+    ) -> None:
+        requeued = sweep_of_one(environment, *LONG)
+        before = end_interrupted(requeued, lambda state: ["scontrol", "requeue", str(state.job_id)])
+        assert_resumed(requeued, before, undisturbed)
+
+    def test_out_of_time_once_too_often_it_fails_plainly_and_allowed_more_it_finishes(
+        self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep], undisturbed: Path
+    ) -> None:
+        limited = sweep_of_one(environment, *LONG, "hydra.launcher.timeout_min=10")
+
+        def warn(state: RunState) -> Sequence[str]:
+            """What SLURM itself sends, but at this moment."""
+            return ["scancel", "--signal=USR2", str(state.job_id)]
+
+        refused = limited.start("hydra.launcher.max_num_timeout=0")
+        interrupt(limited, warn)
+        assert_failed_by_time(limited, limited.end(refused))
+        before = end_interrupted(limited, warn, "hydra.launcher.max_num_timeout=1")
+        assert_resumed(limited, before, undisturbed)
+
+    def test_slurm_itself_warns_it_of_the_time_limit_soon_enough_for_a_checkpoint(
+        self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep]
+    ) -> None:
+        endless = sweep_of_one(
+            environment, *ENDLESS, "hydra.launcher.timeout_min=10", "hydra.launcher.signal_delay_s=20"
+        )
+        process = endless.start("hydra.launcher.max_num_timeout=0")
+        end = "EndTime=now+60"  # SLURM looks twice a minute, so its warning comes in 10 to 40 seconds
+        interrupt(endless, lambda state: ["scontrol", "update", f"JobId={state.job_id}", end])
+        assert_failed_by_time(endless, endless.end(process))
+
+
+def interrupt(sweep: Sweep, command: Callable[[RunState], Sequence[str]]) -> set[str]:
+    """Does it to the sweep's only run once that has begun a while ago; the W&B sessions there were before."""
+    earlier = [state.step for state in sweep.states().values()]
+    state = sweep.wait_for("running", step=100 + sum(earlier))
+    before = wandb_sessions(sweep)
+    subprocess.run(command(state), env=sweep.environment, check=True, capture_output=True)
+    return before
+
+
+def end_interrupted(sweep: Sweep, command: Callable[[RunState], Sequence[str]], *settings: str) -> set[str]:
+    process = sweep.start(*settings)
+    before = interrupt(sweep, command)
+    done = sweep.end(process)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "preempted" in done.stdout or "running" in done.stdout
+    return before
+
+
+def wandb_sessions(sweep: Sweep) -> set[str]:
+    return {path.name for path in sweep.folder.glob("*/wandb/offline-run-*")}
+
+
+def assert_resumed(sweep: Sweep, before: set[str], undisturbed: Path) -> None:
+    assert_same_runs(sweep.folder, undisturbed)
+    (after,) = wandb_sessions(sweep)  # a resumed run's session takes the place of those before it
+    assert before and after not in before, "the job was not interrupted"
+    assert {name.split("-", 3)[3] for name in (*before, after)} == {after.split("-", 3)[3]}, "more than one W&B run"
+
+
+def assert_failed_by_time(sweep: Sweep, done: "subprocess.CompletedProcess[str]") -> None:
+    assert done.returncode == 1
+    (state,) = sweep.states().values()
+    assert state.status == "failed" and state.error is not None and "max_num_timeout" in state.error
+    assert state.step > 0

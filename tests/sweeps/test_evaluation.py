@@ -1,0 +1,137 @@
+"""`python -m src.evaluate`: runs, sweeps and SAEs from elsewhere, once and again."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from masked_sae.config import RunConfig
+from masked_sae.runs.folder import RunFolder
+from masked_sae.sweeps.evaluation import evaluate_folders
+from masked_sae.training.evaluation import unmeasured
+from masked_sae.training.preparation import identify
+from masked_sae.training.run import train_run
+from support.composing import ROOT, small_config, small_overrides
+
+EVALUATIONS = ["eval=quick", "eval.families=[core,absorption]", "eval.tokens=300", "eval.concept_tokens=400"]
+
+
+@pytest.fixture
+def config(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> RunConfig:
+    return small_config(neox_folder, corpus_folder, tmp_path, "eval=none", f"eval.cache_dir={tmp_path / 'cache'}")
+
+
+@pytest.fixture
+def run(config: RunConfig) -> RunFolder:
+    assert train_run(config).status == "done"
+    return identify(config, {}).folder
+
+
+def metrics(folder: RunFolder) -> dict[str, float]:
+    return json.loads(folder.results.read_text())["metrics"]
+
+
+def settings_for(config: RunConfig, neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> RunConfig:
+    return small_config(
+        neox_folder, corpus_folder, tmp_path, *EVALUATIONS, f"eval.cache_dir={tmp_path / 'cache'}", "name=evaluated"
+    )
+
+
+def test_a_run_without_metrics_gets_them_later(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert metrics(run) == {}
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    evaluate_folders("sae", [run.path], settings, [])
+    assert metrics(run)["core/l0"] > 0
+    assert any(key.startswith("absorption/token_class/") for key in metrics(run))
+    assert "core/l0" in capsys.readouterr().out
+    written = {path: path.stat().st_mtime_ns for path in run.evals.iterdir()}
+    evaluate_folders("sae", [run.sae], settings, [])  # again, by another name: nothing is left to do
+    assert {path: path.stat().st_mtime_ns for path in run.evals.iterdir()} == written
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    evaluate_folders("sae", [run.path], settings, [])
+    whole = metrics(run)
+    kept = (run.evals / "core.json").stat().st_mtime_ns
+    (run.evals / "absorption.json").unlink()
+    assert unmeasured(run, settings.eval) == ["absorption"]
+    evaluate_folders("sae", [run.path], settings, [])
+    assert metrics(run) == whole
+    assert (run.evals / "core.json").stat().st_mtime_ns == kept
+
+
+def test_training_again_measures_what_is_newly_asked_for(config: RunConfig, run: RunFolder) -> None:
+    weights = (run.sae / "sae_weights.safetensors").stat().st_mtime_ns
+    asked = replace(config, eval=replace(config.eval, families=["core"]))
+    assert train_run(asked).status == "done"
+    assert metrics(run)["core/l0"] > 0
+    assert (run.sae / "sae_weights.safetensors").stat().st_mtime_ns == weights
+
+
+def test_an_sae_from_elsewhere_is_measured_like_the_run_that_it_is(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    evaluate_folders("sae", [run.path], settings, [])
+    shutil.copytree(run.sae, tmp_path / "downloaded")
+    evaluate_folders("sae", [tmp_path / "downloaded"], settings, [])
+    (folder,) = (Path(settings.output_dir) / "evaluated").iterdir()
+    assert folder.name.startswith("downloaded-")
+    assert metrics(RunFolder(folder)) == pytest.approx(metrics(run), rel=1e-6)
+    assert json.loads((folder / "state.json").read_text())["status"] == "done"
+
+
+def test_a_sweep_is_measured_with_one_reading_of_the_activations(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = replace(config, seed=1)
+    train_run(other)
+    unfinished = run.path.parent / "rate9-00000000"
+    unfinished.mkdir()
+    (unfinished / "state.json").write_text((run.state).read_text().replace('"done"', '"failed"'))
+    evaluate_folders("sweep", [run.path.parent], settings_for(config, neox_folder, corpus_folder, tmp_path), [])
+    both = [metrics(run), metrics(identify(other, {}).folder)]
+    assert all(one["core/l0"] > 0 for one in both) and both[0] != both[1]
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+    assert "left out: rate9-00000000: failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "expected either sae=FOLDER or sweep=FOLDER"),
+        (["sae=nowhere"], "sae=nowhere: expected a folder that exists"),
+        (["sae=docs"], "it holds no cfg.json"),
+        (["sweep=docs"], "sweep=docs: expected a sweep's folder"),
+        (["sae=docs", "eval.families=[speed]"], "eval.families=speed: expected one of core"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "src.evaluate", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert line in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_takes_folders_and_settings(
+    run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    overrides = [o for o in small_overrides(neox_folder, corpus_folder, tmp_path) if not o.startswith(("sae.", "lm."))]
+    cache = f"eval.cache_dir={tmp_path / 'cache'}"
+    command = [sys.executable, "-m", "src.evaluate", f"sae={run.path}", *overrides, *EVALUATIONS, cache]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "core/explained_variance" in done.stdout
+    assert metrics(run)["core/l0"] > 0
