@@ -5,7 +5,7 @@ import json
 import hydra
 from omegaconf import DictConfig
 
-from masked_sae.commands import clear_errors, named_folders, store_config
+from masked_sae.command_line import clear_errors, named_folders, store_config
 from masked_sae.errors import InputError
 
 KEYS = store_config("dashboard")

@@ -6,20 +6,20 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from masked_sae.commands import RUN_KEYS, clear_errors, named_folders, renamed, typed_config
-from masked_sae.config import check
+from masked_sae.command_line import clear_errors, named_folders, renamed
 from masked_sae.errors import InputError
 
 # Hydra takes `sae=` and `sweep=` for choices from conf/sae and conf/sweep.
 FOLDERS = {"sae": "sae_folder", "sweep": "sweep_folder"}
-KEYS = (*RUN_KEYS, *FOLDERS)
 
 
 @hydra.main(version_base=None, config_path="../conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
-    with clear_errors(KEYS):
+    with clear_errors(more=tuple(FOLDERS)):
         with open_dict(config):
             folders = {key: config.pop(name) for key, name in FOLDERS.items()}
+        from masked_sae.config import check, typed_config  # only now: --help needs no torch
+
         settings = typed_config(config)
         check(settings)
         given = [key for key, folder in folders.items() if folder is not None]
@@ -27,12 +27,12 @@ def main(config: DictConfig) -> None:
             raise InputError("sae", folders["sae"], "either sae=FOLDER or sweep=FOLDER")
         (kind,) = given
         found = named_folders(kind, folders[kind])
-        from masked_sae.sweeps.evaluation import evaluate_folders  # only now: it reads in heavy libraries
+        from masked_sae.sweeps.evaluate import evaluate_folders  # only now: it reads in heavy libraries
 
         evaluate_folders(kind, found, settings, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":
     sys.argv[1:] = renamed(sys.argv[1:], FOLDERS)
-    with clear_errors(KEYS):
+    with clear_errors(more=tuple(FOLDERS)):
         main()

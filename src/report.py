@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from masked_sae.commands import clear_errors, named_folders, store_config
+from masked_sae.command_line import clear_errors, named_folders, store_config
 from masked_sae.errors import InputError
 
 KEYS = store_config("report")
@@ -19,10 +19,9 @@ def main(config: DictConfig) -> None:
             raise InputError("figures", config.figures, "true or false")
         # Only now: these read in heavy libraries.
         from masked_sae.report.build import write_report
-        from masked_sae.report.defaults import train_defaults
 
         output_dir = None if config.output_dir is None else Path(str(config.output_dir)).expanduser()
-        print(write_report(sweeps, output_dir, figures=config.figures, defaults=train_defaults))
+        print(write_report(sweeps, output_dir, figures=config.figures))
 
 
 if __name__ == "__main__":

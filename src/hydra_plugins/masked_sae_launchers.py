@@ -1,15 +1,15 @@
 """Hydra's door to our launchers: what a multirun's jobs become."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from masked_sae.commands import typed_config
-from masked_sae.config import RunConfig, check
+if TYPE_CHECKING:
+    from masked_sae.runs.run import Run
 
 
 class _SweepLauncher(Launcher):
@@ -20,24 +20,38 @@ class _SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
 
-    def _jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[tuple[RunConfig, Mapping[str, str]]]:
+    def _runs(self, job_overrides: Sequence[Sequence[str]]) -> "list[Run]":
+        """The members, each made once."""
+        from masked_sae.config import check, typed_config  # only now: --help needs no torch
+
         assert self._context is not None and self._config is not None
         swept = _swept(job_overrides, self._config.hydra.sweeper.params or {})
         loader = self._context.config_loader
         configs = [typed_config(loader.load_sweep_config(self._config, list(job))) for job in job_overrides]
         for config in configs:
-            check(config)  # before the heavy libraries are read in, and before any member starts
-        return list(zip(configs, swept, strict=True))
+            check(config)  # before the heavier libraries are read in, and before any member is named
+        from masked_sae.sweeps.local import make_runs
+
+        return make_runs(list(zip(configs, swept, strict=True)))
+
+    @property
+    def _command(self) -> Sequence[str]:
+        """What stood on the command line, but for where and how."""
+        assert self._config is not None
+        sources = self._config.hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
+        options = [word for folder in folders for word in ("--config-dir", folder)]
+        return [*options, *self._config.hydra.overrides.task]
 
 
 class LocalLauncher(_SweepLauncher):
     """Trains the members of a sweep one after another, in this process."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        jobs = self._jobs(job_overrides)
-        from masked_sae.sweeps.local import identify_all, train_here
+        runs = self._runs(job_overrides)
+        from masked_sae.sweeps.local import train_here
 
-        train_here(identify_all(jobs))
+        train_here(runs, self._command)
         return []
 
 
@@ -53,11 +67,10 @@ class SlurmLauncher(_SweepLauncher):
         self._settings = settings
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        jobs = self._jobs(job_overrides)
-        from masked_sae.sweeps.local import identify_all
+        runs = self._runs(job_overrides)
         from masked_sae.sweeps.slurm import submit_and_wait
 
-        submit_and_wait(identify_all(jobs), self._settings)
+        submit_and_wait(runs, self._settings, self._command)
         return []
 
 

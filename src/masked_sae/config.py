@@ -1,134 +1,50 @@
-"""What can be chosen, typed: `conf/` holds the values, these dataclasses the names and types."""
+"""The whole of a run's configuration, typed: `conf/` holds the values, the rooms' dataclasses the names and types."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
-from masked_sae.errors import InputError
+from omegaconf import DictConfig, OmegaConf
 
-# Architectures, and the settings of each that not all have.
-_OF_TOPK = ("k", "aux_k", "aux_coefficient", "threshold_decay")
-_OF_PENALTY = ("sparsity_coefficient", "sparsity_warmup_steps")
-ARCHITECTURES: dict[str, tuple[str, ...]] = {
-    "topk": _OF_TOPK,
-    "batch_topk": _OF_TOPK,
-    "matryoshka": (*_OF_TOPK, "group_fractions"),
-    "relu": _OF_PENALTY,
-    "jumprelu": (*_OF_PENALTY, "threshold_init", "bandwidth"),
-    "gated": _OF_PENALTY,
-}
-_SOME_HAVE = list(dict.fromkeys(name for own in ARCHITECTURES.values() for name in own if name != "group_fractions"))
-DTYPES = ("float32", "bfloat16")
-LOSS_POSITIONS = ("all", "unmasked", "masked")
-TARGETS = ("masked", "clean")
-SCHEDULES = ("constant", "linear", "cosine")
-SOURCES = ("stdlib", "text", "hub", "synthetic")
-CALIBRATIONS = ("clean", "none")
-FAMILIES = ("core", "absorption", "sparse_probing", "tpp", "scr", "ood", "ground_truth")
-CONCEPT_SETS = ("token_class", "first_letter")
+from masked_sae import checks
+from masked_sae.activations.settings import LMSettings
+from masked_sae.errors import InputError
+from masked_sae.evals.family import find_family
+from masked_sae.evals.settings import EvalSettings, FamilySettings
+from masked_sae.masks import run_masks as masks
+from masked_sae.masks.mask import MaskSettings
+from masked_sae.saes import settings as saes
+from masked_sae.saes.settings import SAESettings
+from masked_sae.settings import dotted, find_own, is_kind, modules, recorded, setting
+from masked_sae.text.settings import DataSettings
+
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass
-class LMConfig:
-    name: str
-    hook_name: str
-    dtype: str
-    batch_size: int  # sequences per forward
-
-
-@dataclass
-class DataConfig:
-    source: str
-    context_length: int
-    batch_size: int  # activations per SAE step
-    train_tokens: int  # activations the SAE is trained on
-    window_tokens: int  # activations held and shuffled at once
-    scale_tokens: int  # activations from which scale and mean are estimated
-    max_epochs: float
-    validation_share: float  # of the documents
-    store_dir: str
-    path: list[str] = field(default_factory=list)  # source=text; source=synthetic: the LM's folder
-    column: str = "text"  # source=text, hub
-    name: str | None = None  # source=hub, with split and revision
-    split: str = "train"
-    revision: str | None = None
-
-
-@dataclass
-class TokenMaskConfig:
-    rate: float
-    replacement: str
-    loss_positions: str
-    target: str
-    span: float
-    schedule: str
-    initial_rate: float
-
-
-@dataclass
-class LatentMaskConfig:
-    rate: float
-
-
-@dataclass
-class InputMaskConfig:
-    rate: float
-
-
-@dataclass
-class MaskConfig:
-    token: TokenMaskConfig
-    latent: LatentMaskConfig
-    input: InputMaskConfig
-
-
-@dataclass
-class SAEConfig:
-    """Settings that an architecture does not have are None, or empty."""
-
-    architecture: str
-    d_sae: int
-    dead_after_tokens: int
-    compute_dtype: str
-    reference: bool  # train by dense products
-    calibrate: str  # clean: after training, thresholds that give clean text the L0 of training; none: those learned
-    calibration_tokens: int
-    # topk, batch_topk, matryoshka
-    k: int | None = None
-    aux_k: int | None = None
-    aux_coefficient: float | None = None
-    threshold_decay: float | None = None
-    group_fractions: list[float] = field(default_factory=list)  # matryoshka
-    # relu, jumprelu, gated
-    sparsity_coefficient: float | None = None
-    sparsity_warmup_steps: int | None = None
-    threshold_init: float | None = None  # jumprelu
-    bandwidth: float | None = None  # jumprelu
-
-
-@dataclass
-class OptimConfig:
+@dataclass(kw_only=True)
+class OptimSettings:
     lr: float
-    warmup_steps: int
-    decay_fraction: float
+    warmup_steps: int = setting(unit="steps")
+    decay_fraction: float = setting(unit="share of the steps")
     gradient_clip: float
 
 
-@dataclass
-class TrainerConfig:
+@dataclass(kw_only=True)
+class TrainerSettings:
     device: str
     threads: int | None  # torch's CPU threads; null leaves torch's choice
-    log_every_steps: int
-    checkpoint_every_steps: int
+    log_every_steps: int = setting(unit="steps")
+    checkpoint_every_steps: int = setting(unit="steps")
     progress: bool
     validate_every_steps: int | None = None  # null: never
     validation_tokens: int = 2048
 
 
-@dataclass
-class WandbConfig:
+@dataclass(kw_only=True)
+class WandbSettings:
     mode: str
     project: str
     entity: str | None
@@ -136,46 +52,98 @@ class WandbConfig:
     artifact: bool = False  # uploads the SAE at the end
 
 
-@dataclass
-class LoggerConfig:
-    wandb: WandbConfig
+@dataclass(kw_only=True)
+class LoggerSettings:
+    wandb: WandbSettings
 
 
-@dataclass
-class EvalConfig:
-    """What is measured; it changes no run's id, and may change after training."""
-
-    families: list[str]
-    seed: int
-    tokens: int  # held-out activations: core, ground_truth
-    batch_size: int  # sequences per forward with the SAE spliced in
-    dense_frequency: float  # a latent that fires more often than this is dense
-    concepts: list[str]  # absorption: sets of concepts
-    concept_tokens: int  # absorption: positions of token_class
-    concept_words: int | None  # absorption: words of first_letter; null: the whole vocabulary
-    text_tokens: int  # sparse_probing, tpp, scr, ood: tokens of a text
-    texts_per_class: int | None  # of either split; null: all there are
-    cache_dir: str
-    tasks: list[Any] = field(default_factory=list[Any])  # labelled texts; empty: the standard library's
-
-
-@dataclass
-class RunConfig:
-    """Everything that determines one run."""
+@dataclass(kw_only=True)
+class MeasuringConfig:
+    """What measuring an SAE takes of a configuration, whatever was trained."""
 
     name: str  # of the experiment or sweep: the folder that holds the run
-    seed: int
     output_dir: str
     force: bool  # starts over, whatever lies in the run's folder
     detach: bool  # submits a sweep to SLURM and returns
-    lm: LMConfig
-    data: DataConfig
-    mask: MaskConfig
-    sae: SAEConfig
-    optim: OptimConfig
-    trainer: TrainerConfig
-    logger: LoggerConfig
-    eval: EvalConfig
+    seed: int
+    lm: LMSettings
+    data: DataSettings
+    trainer: TrainerSettings
+    logger: LoggerSettings
+    eval: EvalSettings
+
+
+@dataclass(kw_only=True)
+class RunConfig(MeasuringConfig):
+    """Everything that determines one run."""
+
+    mask: dict[str, MaskSettings]
+    sae: SAESettings
+    optim: OptimSettings
+
+
+def typed_config(config: DictConfig) -> RunConfig:
+    """A composed configuration as dataclasses. Users' own modules that it names are imported.
+
+    Raises:
+        InputError: an architecture, a mask or a family of metrics that does not exist, or a setting of another one.
+        OmegaConfBaseException: a key that does not exist, or a value of another type.
+    """
+    plain = _plain(config)
+    schema = OmegaConf.structured(RunConfig)
+    schema.sae = OmegaConf.structured(_sae_schema(config, plain["sae"]))
+    schema.mask = {}
+    for name, values in (plain.get("mask") or {}).items():
+        if not isinstance(values, dict):
+            raise InputError(f"mask.{name}", values, f"settings of the mask, such as mask.{name}.rate")
+        module = OmegaConf.select(config, f"mask.{name}._module_")
+        schema.mask[name] = OmegaConf.structured(masks.find_mask(name, module))
+    _add_own_families(schema, config, plain)
+    typed = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(plain)))
+    assert isinstance(typed, RunConfig)
+    return typed
+
+
+def recorded_config(stored: DictConfig, command: RunConfig, own: Mapping[str, Any]) -> RunConfig:
+    """A configuration as a run's folder has it, for measuring: of what was trained it has what is on record, whether or
+    not this version knows it. Nothing is imported that the folder names.
+
+    Args:
+        command: of the command that measures; it has `eval`, and what an older run lacks.
+        own: what the run's results tell of a user's own.
+
+    Raises:
+        OmegaConfBaseException: a key that does not exist, or a value of another type, where measuring needs it.
+    """
+    plain = _plain(stored)
+    trained = {name: plain.pop(name, None) or {} for name in ("sae", "mask", "optim")}
+    asked = {one.name: getattr(command, one.name) for one in fields(MeasuringConfig)}
+    plain["eval"] = {}
+    typed = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(MeasuringConfig(**asked)), OmegaConf.create(plain))
+    )
+    assert isinstance(typed, MeasuringConfig)
+    measuring: dict[str, Any] = {one.name: getattr(typed, one.name) for one in fields(MeasuringConfig)}
+    measuring["eval"] = command.eval
+    kept = {name: mask.get("kept_share") for name, mask in own.get("masks", {}).items()}
+    return RunConfig(
+        **measuring,
+        sae=recorded(SAESettings, trained["sae"]),
+        mask={name: masks.recorded_mask(name, values, kept.get(name, 1.0)) for name, values in trained["mask"].items()},
+        optim=recorded(OptimSettings, trained["optim"]),
+    )
+
+
+@cache
+def all_settings() -> dict[str, Mapping[str, Any]]:
+    """Every key of the configuration, those of all our architectures and masks included, with the words it has."""
+    found = dotted(RunConfig)
+    del found["mask"]
+    for name, kind in modules(masks.PACKAGE, "Settings"):
+        found |= dotted(kind, f"mask.{name}.")
+    for _, kind in modules(saes.PACKAGE, "Settings"):
+        found |= dotted(kind, "sae.")
+    return found
 
 
 def check(config: RunConfig) -> None:
@@ -184,162 +152,75 @@ def check(config: RunConfig) -> None:
     Raises:
         InputError: names the first key that is wrong, its value and what would be valid.
     """
-    _check_data(config.data)
-    _check_mask(config.mask)
-    _check_sae(config.sae)
-    _at_least("seed", config.seed, 0)
-    _one_of("lm.dtype", config.lm.dtype, DTYPES)
-    _one_of("trainer.device", config.trainer.device, DEVICES)
-    _one_of("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES)
+    check_measuring(config)
+    for name, mask in config.mask.items():
+        mask.check(f"mask.{name}")
+    config.sae.check()
+    checks.at_least("seed", config.seed, 0)
     if not 0 < config.optim.lr < math.inf:
         raise InputError("optim.lr", config.optim.lr, "a finite number above 0")
-    _at_least("optim.warmup_steps", config.optim.warmup_steps, 0)
-    _share("optim.decay_fraction", config.optim.decay_fraction)
-    _at_least("optim.gradient_clip", config.optim.gradient_clip, 0)
+    checks.at_least("optim.warmup_steps", config.optim.warmup_steps, 0)
+    checks.share("optim.decay_fraction", config.optim.decay_fraction)
+    checks.at_least("optim.gradient_clip", config.optim.gradient_clip, 0)
     for key in ("log_every_steps", "checkpoint_every_steps"):
-        _at_least(f"trainer.{key}", getattr(config.trainer, key), 1)
+        checks.at_least(f"trainer.{key}", getattr(config.trainer, key), 1)
     for key in ("threads", "validate_every_steps", "validation_tokens"):
         value = getattr(config.trainer, key)
         if value is not None:
-            _at_least(f"trainer.{key}", value, 1)
-    _at_least("lm.batch_size", config.lm.batch_size, 1)
-    check_eval(config.eval)
+            checks.at_least(f"trainer.{key}", value, 1)
     if not config.name or "/" in config.name or config.name.startswith("."):
         raise InputError("name", config.name, "a folder name")
 
 
-def check_eval(settings: EvalConfig) -> None:
-    """As `check`, for what is measured."""
-    for family in settings.families:
-        _one_of("eval.families", family, FAMILIES)
-    for concepts in settings.concepts:
-        _one_of("eval.concepts", concepts, CONCEPT_SETS)
-    _at_least("eval.seed", settings.seed, 0)
-    for key in ("tokens", "batch_size", "concept_tokens", "concept_words", "text_tokens", "texts_per_class"):
-        value = getattr(settings, key)
-        if value is not None:
-            _at_least(f"eval.{key}", value, 1)
-    _share("eval.dense_frequency", settings.dense_frequency)
+def check_measuring(config: RunConfig) -> None:
+    """As `check`, for what an evaluation takes of a configuration, whatever was trained. Imports users' families."""
+    config.lm.check()
+    config.data.check()
+    checks.one_of("trainer.device", config.trainer.device, DEVICES)
+    checks.one_of("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES)
+    for family in config.eval.families:
+        find_family(family, config.eval)
+    config.eval.check()
 
 
-def _check_data(data: DataConfig) -> None:
-    _one_of("data.source", data.source, SOURCES)
-    if data.source == "text" and not data.path:
-        raise InputError("data.path", data.path, "files, folders or globs of .txt, .jsonl or .parquet files")
-    if data.source == "synthetic" and len(data.path) != 1:
-        raise InputError("data.path", data.path, "one folder, of a synthetic LM such as assets/ground_truth_lm")
-    if data.source == "hub" and not data.name:
-        raise InputError("data.name", data.name, "the name of a Hugging Face dataset")
-    _at_least("data.context_length", data.context_length, 4)
-    _at_least("data.batch_size", data.batch_size, 2)  # one activation has no variance to explain
-    if data.train_tokens < data.batch_size:
-        raise InputError("data.train_tokens", data.train_tokens, f"at least one batch ({data.batch_size} activations)")
-    if data.window_tokens < data.batch_size:
-        raise InputError("data.window_tokens", data.window_tokens, f"at least data.batch_size={data.batch_size}")
-    _at_least("data.scale_tokens", data.scale_tokens, 1)
-    _above("data.max_epochs", data.max_epochs, 0)
-    if not 0 < data.validation_share < 1:
-        raise InputError("data.validation_share", data.validation_share, "a share between 0 and 1, both excluded")
+def _sae_schema(config: DictConfig, sae: dict[str, Any]) -> type[SAESettings]:
+    """The settings of the architecture that is chosen. Those of others that are empty are taken away: runs on record
+    from before have them.
 
-
-def _check_mask(mask: MaskConfig) -> None:
-    token = mask.token
-    for key, rate in (
-        ("token.rate", token.rate),
-        ("token.initial_rate", token.initial_rate),
-        ("latent.rate", mask.latent.rate),
-        ("input.rate", mask.input.rate),
-    ):
-        _share(f"mask.{key}", rate)
-    _one_of("mask.token.loss_positions", token.loss_positions, LOSS_POSITIONS)
-    _one_of("mask.token.target", token.target, TARGETS)
-    _one_of("mask.token.schedule", token.schedule, SCHEDULES)
-    if not token.span >= 1:
-        raise InputError("mask.token.span", token.span, "a mean span length of at least 1 (1: independent tokens)")
-    lowest, highest = token_rate_range(token)
-    if token.loss_positions == "masked" and lowest == 0:
-        key = "rate" if token.rate == 0 else "initial_rate"
-        raise InputError(f"mask.token.{key}", 0, "above 0 while mask.token.loss_positions=masked: nothing is masked")
-    if token.loss_positions == "unmasked" and highest == 1:
-        key = "rate" if token.rate == 1 else "initial_rate"
-        raise InputError(f"mask.token.{key}", 1, "under 1 while mask.token.loss_positions=unmasked: all is masked")
-
-
-def token_rate_range(token: TokenMaskConfig) -> tuple[float, float]:
-    """The lowest and the highest rate that the schedule takes."""
-    if token.schedule == "constant":
-        return token.rate, token.rate
-    return min(token.rate, token.initial_rate), max(token.rate, token.initial_rate)
-
-
-def _check_sae(sae: SAEConfig) -> None:
-    _one_of("sae.architecture", sae.architecture, tuple(ARCHITECTURES))
-    for name in ARCHITECTURES[sae.architecture]:
-        if getattr(sae, name) is None:
-            valid = f"a value for sae.{name} with it: choose the architecture with sae={sae.architecture}"
-            raise InputError("sae.architecture", sae.architecture, valid)
-    foreign = [
-        name for name in _SOME_HAVE if name not in ARCHITECTURES[sae.architecture] and getattr(sae, name) is not None
-    ]
+    Raises:
+        InputError: there is no such architecture, or it does not have one of the settings.
+    """
+    kind = saes.find_architecture(
+        OmegaConf.select(config, "sae.architecture"), OmegaConf.select(config, "sae._module_")
+    )
+    own, known = {one.name for one in fields(kind)}, all_settings()
+    foreign = [name for name in sae if name not in own and f"sae.{name}" in known]  # others are mistyped
+    for name in [name for name in foreign if sae[name] in (None, [])]:
+        foreign.remove(name)
+        del sae[name]
     if foreign:
-        without = " ".join(f"~sae.{name}" for name in foreign)
-        valid = f"none, as {sae.architecture} has no such setting: add {without}"
-        raise InputError(f"sae.{foreign[0]}", getattr(sae, foreign[0]), valid)
-    _at_least("sae.d_sae", sae.d_sae, 1)
-    if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
-        raise InputError("sae.k", sae.k, f"1 to sae.d_sae={sae.d_sae}")
-    if sae.aux_k is not None and not 0 <= sae.aux_k <= sae.d_sae:
-        raise InputError("sae.aux_k", sae.aux_k, f"0 to sae.d_sae={sae.d_sae}")
-    for name, lowest in _LOWEST.items():
-        value = getattr(sae, name)
-        if value is not None:
-            _finite(f"sae.{name}", value)
-            _at_least(f"sae.{name}", value, lowest)
-    if sae.threshold_decay is not None and not 0 <= sae.threshold_decay < 1:
-        raise InputError("sae.threshold_decay", sae.threshold_decay, "0 up to but not including 1")
-    _one_of("sae.calibrate", sae.calibrate, CALIBRATIONS)
-    if sae.bandwidth is not None:
-        _finite("sae.bandwidth", sae.bandwidth)
-        _above("sae.bandwidth", sae.bandwidth, 0)
-    _one_of("sae.compute_dtype", sae.compute_dtype, DTYPES)
-    if sae.architecture == "matryoshka":
-        fractions = sae.group_fractions
-        if not fractions or not min(fractions) > 0 or not abs(sum(fractions) - 1) <= 1e-6:
-            raise InputError("sae.group_fractions", fractions, "positive fractions of d_sae that sum to 1")
-        if len(fractions) > sae.d_sae:
-            raise InputError("sae.group_fractions", fractions, f"at most sae.d_sae={sae.d_sae} groups")
+        chosen, without = sae["architecture"], " ".join(f"~sae.{name}" for name in foreign)
+        valid = f"none, as {chosen} has no such setting: choose it with sae={chosen}, and add {without}"
+        raise InputError(f"sae.{foreign[0]}", sae[foreign[0]], valid)
+    return kind
 
 
-_LOWEST = {
-    "aux_coefficient": 0,
-    "dead_after_tokens": 1,
-    "calibration_tokens": 1,
-    "sparsity_coefficient": 0,
-    "sparsity_warmup_steps": 0,
-    "threshold_init": 0,
-}
+def _add_own_families(schema: Any, config: DictConfig, plain: dict[str, Any]) -> None:
+    schema.eval = OmegaConf.structured(EvalSettings)
+    for name in plain.get("eval", {}).get("own") or {}:
+        at = f"eval.own.{name}._module_"
+        module = OmegaConf.select(config, at)
+        if module is None:
+            raise InputError("eval.own", name, f"the module that it is in, as {at}")
+        own = find_own(module, "Settings", at, lambda found: is_kind(found, FamilySettings))
+        schema.eval.own[name] = OmegaConf.structured(own)
 
 
-def _finite(key: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise InputError(key, value, "a finite number")
-
-
-def _one_of(key: str, value: Any, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise InputError(key, value, "one of " + ", ".join(valid))
-
-
-def _share(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(key, value, "a number from 0 to 1")
-
-
-def _above(key: str, value: float, bound: float) -> None:
-    if not value > bound:
-        raise InputError(key, value, f"a number above {bound}")
-
-
-def _at_least(key: str, value: float, bound: float) -> None:
-    if not value >= bound:
-        raise InputError(key, value, f"at least {bound}")
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    path = plain.get("data", {}).get("path")
+    if isinstance(path, str) and path != "???":
+        plain["data"]["path"] = [path]
+    return plain

@@ -16,3 +16,14 @@ class InputError(ValueError):
 
 class NonFiniteError(RuntimeError):
     """A NaN or an infinity where numbers were expected: in activations, or in the loss."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of what another library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def one_line(error: BaseException) -> str:
+    """All of it in a line, with the kind of error where that tells something."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__}: {text}"

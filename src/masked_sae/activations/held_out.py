@@ -12,38 +12,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masked_sae.activations.lm import LM
-from masked_sae.activations.stream import Layout
+from masked_sae.activations.sequences import Sequences
 
 _CALIBRATES = 4  # every so many held-out sequences, one
 
 
-def sequences_to_measure(layout: Layout, tokens: int) -> NDArray[np.int64]:
+def sequences_to_measure(held_out: Sequences, tokens: int) -> NDArray[np.int64]:
     """Sequences with about `tokens` tokens; where there are four or more, none of `sequences_to_calibrate`."""
-    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES != _CALIBRATES - 1)
+    return _spread(held_out, tokens, np.arange(len(held_out)) % _CALIBRATES != _CALIBRATES - 1)
 
 
-def sequences_to_calibrate(layout: Layout, tokens: int) -> NDArray[np.int64]:
+def sequences_to_calibrate(held_out: Sequences, tokens: int) -> NDArray[np.int64]:
     """Every fourth sequence, or as many of these as have about `tokens` tokens; of fewer than four, any."""
-    return _spread(layout, tokens, np.arange(len(layout)) % _CALIBRATES == _CALIBRATES - 1)
+    return _spread(held_out, tokens, np.arange(len(held_out)) % _CALIBRATES == _CALIBRATES - 1)
 
 
-def sequences_of_all(layout: Layout, tokens: int) -> NDArray[np.int64]:
+def sequences_of_all(held_out: Sequences, tokens: int) -> NDArray[np.int64]:
     """Sequences with about `tokens` tokens, whether or not they may have set a threshold.
 
     For metrics that one number for all latents, chosen for its L0, cannot be fitted to.
     """
-    return _spread(layout, tokens, np.ones(len(layout), dtype=np.bool_))
+    return _spread(held_out, tokens, np.ones(len(held_out), dtype=np.bool_))
 
 
-def sequences_drawn(layout: Layout, tokens: int, generator: np.random.Generator) -> NDArray[np.int64]:
+def sequences_drawn(held_out: Sequences, tokens: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """As many of all sequences as have `tokens` tokens, in random order."""
-    return generator.permutation(len(layout))[: math.ceil(tokens / layout.content_length)]
+    return generator.permutation(len(held_out))[: math.ceil(tokens / held_out.content_length)]
 
 
-def _spread(layout: Layout, tokens: int, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Over the whole layout, so that a few sequences still see many documents."""
-    candidates = chosen.nonzero()[0] if chosen.any() else np.arange(len(layout))  # of a very short text: all
-    n_sequences = min(math.ceil(tokens / layout.content_length), len(candidates))
+def _spread(held_out: Sequences, tokens: int, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Over all of them, so that a few sequences still see many documents."""
+    candidates = chosen.nonzero()[0] if chosen.any() else np.arange(len(held_out))  # of a very short text: all
+    n_sequences = min(math.ceil(tokens / held_out.content_length), len(candidates))
     return candidates[np.linspace(0, len(candidates) - 1, n_sequences).round().astype(np.int64)]
 
 
@@ -63,8 +63,10 @@ class HeldOutBatch(NamedTuple):
     x_BD: Tensor
 
 
-def activation_batches(lm: LM, layout: Layout, indices: NDArray[np.int64], batch_size: int) -> Iterator[HeldOutBatch]:
+def activation_batches(
+    lm: LM, held_out: Sequences, indices: NDArray[np.int64], batch_size: int
+) -> Iterator[HeldOutBatch]:
     """The LM's activations on these sequences, `batch_size` sequences per forward."""
     for first in range(0, len(indices), batch_size):
-        tokens_NT, kept_NT = layout.read(indices[first : first + batch_size])
+        tokens_NT, kept_NT = held_out.read(indices[first : first + batch_size])
         yield HeldOutBatch(first, tokens_NT, kept_NT, lm.activations(tokens_NT)[kept_NT.to(lm.device)])

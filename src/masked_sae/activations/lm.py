@@ -4,32 +4,19 @@ Axes: N sequences, T positions, D `d_in`, V vocabulary.
 """
 
 import difflib
-import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 from torch import Tensor
 
-from masked_sae.errors import InputError
+from masked_sae.errors import InputError, NonFiniteError, first_line
+from masked_sae.lm_files import find_lm_folder
+from masked_sae.text.tokenizer import SpecialTokens, load_tokenizer, special_tokens
 
 Objective = Literal["causal", "masked"]
-NAMED_REPLACEMENTS = ("bos", "eos", "pad", "unk", "mask", "random")
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """How the LM's tokenizer frames a sequence: its activations at these positions are never used."""
-
-    prefix: tuple[int, ...]  # put before every sequence
-    suffix: tuple[int, ...]  # put after every sequence
-    separator: int | None  # ends a document inside the token store
-    ids: tuple[int, ...]  # every special token
 
 
 class _HookPointReached(Exception):
@@ -97,6 +84,22 @@ class LM:
         logits_NTV = self.bridge.run_with_hooks(tokens_NT.to(self.device), fwd_hooks=hooks, return_type="logits")
         return logits_NTV.float()
 
+    def refuse_non_finite(self, x_BD: Tensor, tokens_NT: Tensor, kept_NT: Tensor) -> None:
+        """Names the tokens behind the first NaN or infinity in activations at the kept positions.
+
+        Raises:
+            NonFiniteError: there is one.
+        """
+        if torch.isfinite(x_BD.sum()) or torch.isfinite(x_BD).all():
+            return
+        bad = int((~torch.isfinite(x_BD).all(1)).nonzero()[0])
+        row, position = kept_NT.nonzero()[bad].tolist()
+        ids = tokens_NT[row, max(0, position - 8) : position + 1].tolist()
+        raise NonFiniteError(
+            f"NaN or infinity in the activations at {self.hook_name}, position {position} of the tokens "
+            f"{self.tokenizer.decode(ids)!r} (ids {ids}); expected finite numbers: try lm.dtype=float32 or another LM"
+        )
+
     def _find_d_in(self) -> int:
         known = self.bridge.hook_dict
         if self.hook_name not in known:
@@ -120,57 +123,6 @@ def _an_example(hook_names: dict[str, Any]) -> str:
     return next((name for name in hook_names if name.endswith("hook_resid_post")), next(iter(hook_names)))
 
 
-def special_tokens(tokenizer: Any) -> SpecialTokens:
-    """Reads from the tokenizer what it puts around a text; one that adds nothing gets its BOS, if it has one."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    framed = tokenizer("a", add_special_tokens=True)["input_ids"]
-    start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
-    prefix, suffix = framed[:start], framed[start + len(bare) :]
-    if not prefix and tokenizer.bos_token_id is not None:
-        prefix = [tokenizer.bos_token_id]
-    separators = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
-    separator = next((token for token in separators if token is not None), None)
-    return SpecialTokens(tuple(prefix), tuple(suffix), separator, tuple(sorted(set(tokenizer.all_special_ids))))
-
-
-def replacement_id(tokenizer: Any, replacement: str) -> int | None:
-    """The token id that masking writes; None stands for random vocabulary tokens.
-
-    Raises:
-        InputError: the tokenizer has no such token.
-    """
-    if replacement == "random":
-        return None
-    if replacement in NAMED_REPLACEMENTS:
-        token = getattr(tokenizer, f"{replacement}_token_id")
-        if token is None:
-            has = [n for n in NAMED_REPLACEMENTS[:-1] if getattr(tokenizer, f"{n}_token_id") is not None]
-            valid = f"a token that this tokenizer has: {', '.join([*has, 'random'])}, or one of its vocabulary"
-            raise InputError("mask.token.replacement", replacement, valid)
-        return token
-    if replacement in tokenizer.get_vocab():
-        return tokenizer.convert_tokens_to_ids(replacement)
-    ids = tokenizer(replacement, add_special_tokens=False)["input_ids"]
-    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-        return ids[0]
-    valid = f"one of {', '.join(NAMED_REPLACEMENTS)}, or a single token of the vocabulary (this is {len(ids)} tokens)"
-    raise InputError("mask.token.replacement", replacement, valid)
-
-
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a hub name or local folder, before any bridge has changed it."""
-    from transformers import AutoTokenizer
-
-    folder = find_checkpoint(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False)
-    except (OSError, ValueError) as error:
-        raise InputError("lm.name", name, f"a checkpoint with a tokenizer ({_first_line(error)})") from error
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made up from the configuration, without vocabulary
-        raise InputError("lm.name", name, "a checkpoint with a tokenizer: this folder holds none")
-    return tokenizer
-
-
 def load_lm(name: str, hook_name: str, dtype: str = "float32", device: str = "cpu", tokenizer: Any = None) -> LM:
     """Loads a hub name or local folder through `TransformerBridge`.
 
@@ -187,73 +139,13 @@ def load_lm(name: str, hook_name: str, dtype: str = "float32", device: str = "cp
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger().setLevel(logging.WARNING)
-    folder = find_checkpoint(name)
+    folder = find_lm_folder(name)
     try:
         architectures = AutoConfig.from_pretrained(folder).architectures or [""]
         bridge = TransformerBridge.boot_transformers(str(folder), dtype=getattr(torch, dtype), device=device)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
-        raise InputError(
-            "lm.name", name, f"a checkpoint that TransformerBridge reads ({_first_line(error)})"
-        ) from error
+        raise InputError("lm.name", name, f"a checkpoint that TransformerBridge reads ({first_line(error)})") from error
     bridge.eval()
     bridge.requires_grad_(False)
     has_head = architectures[0].endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM"))
     return LM(bridge, tokenizer or load_tokenizer(name), hook_name, torch.device(device), has_head)
-
-
-def find_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint: a local one as it is, a hub name's after its download.
-
-    Raises:
-        InputError: the folder lacks weights or a configuration, or the hub cannot be reached.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        for pattern in ("config.json", "*.safetensors"):
-            if not any(folder.glob(pattern)):
-                what = "weights (*.safetensors)" if pattern.startswith("*") else pattern
-                raise InputError("lm.name", name, f"a Hugging Face checkpoint: this folder holds no {what}")
-        return folder.resolve()
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError("lm.name", name, "a folder that exists, or a hub name such as EleutherAI/pythia-70m-deduped")
-    return _download(name)
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-
-    @retry(
-        retry=retry_if_exception_type((LocalEntryNotFoundError, ConnectionError, TimeoutError)),
-        stop=stop_after_attempt(1 if os.environ.get("HF_HUB_OFFLINE") == "1" else 3),
-        wait=wait_exponential(max=4),
-        reraise=True,
-    )
-    def fetch() -> str:
-        return snapshot_download(name, allow_patterns=patterns)
-
-    try:
-        return Path(fetch())
-    except GatedRepoError:
-        raise InputError(
-            "lm.name", name, "an LM you have access to: accept its licence, then `hf auth login`"
-        ) from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise InputError("lm.name", name, "a local folder, or a name that the hub has") from None
-    except (OSError, LocalEntryNotFoundError):
-        valid = (
-            "a hub that can be reached, or a local folder: where there is network, run "
-            f"`hf download {name} --local-dir DIR`, copy DIR here and set lm.name=DIR"
-        )
-        raise InputError("lm.name", name, valid) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

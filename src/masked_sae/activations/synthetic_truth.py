@@ -61,9 +61,9 @@ class Truth:
         return (self.own_VG[tokens_NT] + context_NTG).float()
 
 
-def has_truth(name: str) -> bool:
-    """Whether an LM's name is a folder with a truth beside the checkpoint."""
-    return (Path(name).expanduser() / DESCRIPTION).is_file()
+def has_truth(folder: Path) -> bool:
+    """Whether an LM's folder has a truth beside the checkpoint."""
+    return (folder / DESCRIPTION).is_file()
 
 
 def load_truth(folder: Path) -> Truth:

@@ -5,28 +5,30 @@ After Chanin et al. 2024, "A is for absorption" (arXiv 2409.14507), with SAEBenc
 Axes: P positions, W positions of one concept that its probe gets right, C concepts, D `d_in`, F `d_sae`, K latents.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 from torch.nn import functional as F
 
 from masked_sae.evals.concept_probes import (
-    ProbeFit,
+    ConceptProbes,
     Ranking,
-    f1_scores,
-    fit_probes,
+    fit_concept_probes,
     rank_latents,
     sparse_probe_f1,
     sparse_rows,
 )
-from masked_sae.evals.text_probes import LinearProbes
-from masked_sae.evals.texts.concepts import Concepts
+from masked_sae.evals.context import EvalContext, EvaluatedSAE
+from masked_sae.evals.family import Family, Measured, Wording, same_settings
+from masked_sae.evals.texts.concepts import Concepts, first_letter, token_class
+from masked_sae.saes import InferenceSAE
 
 FULL_COSINE = 0.025  # between the probe and the one latent of full absorption, at least
 FRACTION_COSINE = 0.1  # between the probe and each of the absorbing latents of the fraction
@@ -37,14 +39,6 @@ F1_JUMP = 0.03  # one more latent in the sparse probe counts as a split where F1
 MAX_LATENTS = 10  # of a sparse probe
 _SILENT = 1e-8
 _CHUNK = 512  # positions whose latents are dense at a time
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """Linear probes of the concepts on the LM's activations, and their F1 on the test positions; no SAE enters."""
-
-    probes: LinearProbes
-    f1_C: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,24 +89,6 @@ class AbsorptionResult:
             "concepts": float(self.measurable),
             "l0": self.l0,
         }
-
-
-@torch.inference_mode()
-def fit_ground_truth(
-    concepts: Concepts,
-    x_PD: Tensor,
-    *,
-    seed: int = 0,
-    fit: ProbeFit = ProbeFit(),  # noqa: B008 (frozen)
-) -> GroundTruth:
-    """Once for an LM and hook point, for every SAE on it.
-
-    Args:
-        x_PD: activations at the concepts' positions as the LM gives them, float32.
-    """
-    x_PD, test_P = x_PD.cpu().float(), concepts.test_P
-    probes = fit_probes(x_PD[~test_P], concepts.labels_PC[~test_P], fit, seed)
-    return GroundTruth(probes, f1_scores(probes.logits(x_PD[test_P]) > 0, concepts.labels_PC[test_P]))
 
 
 def split_latents(ranked: Sequence[int], f1: Sequence[float], jump: float = F1_JUMP) -> tuple[int, ...]:
@@ -178,7 +154,7 @@ def evaluate_absorption(
     f_PF: Tensor | csr_array,
     W_dec_FD: Tensor,
     *,
-    truth: GroundTruth | None = None,
+    probes: ConceptProbes | None = None,
     minimum_f1: float = MINIMUM_F1,
     max_latents: int = MAX_LATENTS,
     rankings: Sequence[Ranking] = ("weight",),
@@ -191,13 +167,13 @@ def evaluate_absorption(
             regularisation take the latents in the LM's units, as SAEBench does.
         f_PF: the latents of these activations, in the same units; dense, or sparse, where they are many.
         W_dec_FD: decoder rows. They may have any norm: latents are measured as if all had norm 1.
-        truth: of `fit_ground_truth`, which else is called.
+        probes: of `fit_concept_probes`, which else is called.
         minimum_f1: a concept is measurable if its ground-truth probe's F1 is higher.
         rankings: see `rank_latents`; SAEBench's by default.
         seed: of the order of the probes' batches.
     """
     x_PD, W_dec_FD, test_P = x_PD.cpu().float(), W_dec_FD.detach().cpu().float(), concepts.test_P
-    truth = truth or fit_ground_truth(concepts, x_PD, seed=seed)
+    probes = probes or fit_concept_probes(concepts, x_PD, seed=seed)
     norm_F = W_dec_FD.norm(dim=1)
     unit_FD = W_dec_FD / norm_F.clamp_min(1e-12)[:, None]
     latents_PF = sparse_rows(f_PF)
@@ -207,7 +183,7 @@ def evaluate_absorption(
     )
     f_test_PF = latents_PF[test_P.numpy()]
     l0 = float(np.count_nonzero(f_test_PF.data > 0) / f_test_PF.shape[0])
-    measurable = (truth.f1_C > minimum_f1).nonzero()[:, 0].tolist()
+    measurable = (probes.f1_C > minimum_f1).nonzero()[:, 0].tolist()
     if len(measurable) < max(concepts.minimum, 1):
         reason = (
             f"{len(measurable)} of {len(concepts.names)} concepts have a ground-truth probe with an F1 over "
@@ -218,17 +194,17 @@ def evaluate_absorption(
     ranked = rank_latents(latents_PF[~test_P.numpy()], train_PC, max_latents, seed, rankings=rankings)
     columns_PF = latents_PF.tocsc()
     x_test_PD, labels_test_PC = x_PD[test_P], concepts.labels_PC[test_P]
-    right_PC = labels_test_PC & (truth.probes.logits(x_test_PD) > 0)
+    right_PC = labels_test_PC & (probes.linear.logits(x_test_PD) > 0)
 
     def measure(concept: int, latents: list[int]) -> ConceptAbsorption:
         f_PK = columns_PF[:, latents].toarray()
         f1 = sparse_probe_f1(f_PK, concepts.labels_PC[:, concept].numpy(), test_P.numpy())
         split = split_latents(latents, f1)
         right_W = right_PC[:, concept].nonzero()[:, 0]
-        full, fraction = _sums(x_test_PD, f_test_PF, unit_FD, truth.probes.W_CD[concept], split, right_W)
+        full, fraction = _sums(x_test_PD, f_test_PF, unit_FD, probes.linear.W_CD[concept], split, right_W)
         return ConceptAbsorption(
             concept=concepts.names[concept],
-            probe_f1=truth.f1_C[concept].item(),
+            probe_f1=probes.f1_C[concept].item(),
             sparse_f1=f1,
             split_latents=split,
             positions=len(right_W),
@@ -258,3 +234,113 @@ def _sums(
         full += full_W.sum().item()
         fraction += fraction_W.sum(dtype=torch.float64).item()
     return full, fraction
+
+
+# SAEBench ranks latents by their weight in the L1 probe, which says little of latents that are strong and rare; their
+# contribution to the probe's logit is measured beside it.
+_SUFFIXES: dict[Ranking, str] = {"weight": "", "contribution": "_by_contribution"}
+_SHARED = ("concepts", "l0")  # whatever the ranking
+_POSITIONS_AT_ONCE = 4096  # whose latents are dense at a time
+
+
+def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
+    """On each set of concepts that is asked for, by either ranking of latents."""
+    metrics: dict[str, float] = {}
+    notes: dict[str, str] = {}
+    details: dict[str, Any] = {}
+    for name in context.settings.concepts:
+        for ranking, found in _on_concepts(name, evaluated.sae, context).items():
+            suffix = _SUFFIXES[ranking]
+            for key, value in found.metrics().items():
+                metrics[f"{name}/{key}{'' if key in _SHARED else suffix}"] = value
+            details[f"{name}{suffix}"] = [asdict(concept) for concept in found.concepts]
+            if found.not_measurable is not None:
+                notes[name] = f"not measurable on this LM: {found.not_measurable}"
+    return Measured(metrics, notes, details)
+
+
+def _on_concepts(name: str, sae: InferenceSAE, context: EvalContext) -> dict[Ranking, AbsorptionResult]:
+    seed, lm = context.settings.seed, context.lm
+    concepts = context.once(("concepts", name), lambda: _make_concepts(name, context))
+    x_PD = context.cache.read(lm, concepts.texts, f"absorption/{name}")
+    probes = context.once(("concept probes", name), lambda: fit_concept_probes(concepts, x_PD, seed=seed))
+    chunks = x_PD.split(_POSITIONS_AT_ONCE)
+    f_PF = csr_array(vstack([sparse_rows(sae.encode(some.to(lm.device))) for some in chunks]))
+    return evaluate_absorption(concepts, x_PD, f_PF, sae.W_dec_FD, probes=probes, rankings=tuple(_SUFFIXES), seed=seed)
+
+
+def _make_concepts(name: str, context: EvalContext) -> Concepts:
+    settings = context.settings
+    if name == "first_letter":
+        return first_letter(context.lm, words=settings.concept_words, seed=settings.seed)
+    return token_class(context.lm, context.held_out, tokens=settings.concept_tokens, seed=settings.seed)
+
+
+def _covers(measured: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """More sets of concepts than wanted do no harm."""
+    had = measured.get("concepts", [])
+    return set(wanted["concepts"]) <= set(had) and same_settings(measured, {**wanted, "concepts": had})
+
+
+_LIKEWISE = "the same, with the concept's latents chosen by their contribution to a probe"
+FAMILY = Family(
+    "absorption",
+    ("seed", "concepts", "concept_tokens", "concept_words"),
+    measure,
+    (
+        Wording(
+            r"(\w+)/full_absorption",
+            "Full absorption ({0})",
+            "share",
+            "words on which no split latent fires and one other latent carries the concept, "
+            "over words the probe gets right",
+            "lower",
+            headline=True,
+            in_paper="absorption",
+        ),
+        Wording(
+            r"(\w+)/full_absorption_by_contribution",
+            "Full absorption by contribution ({0})",
+            "share",
+            f"{_LIKEWISE} instead of by its weight",
+            "lower",
+            headline=True,
+            in_paper="absorption",
+        ),
+        Wording(
+            r"(\w+)/absorption_fraction_by_contribution",
+            "Absorption fraction by contribution ({0})",
+            "share",
+            _LIKEWISE,
+            "lower",
+        ),
+        Wording(
+            r"(\w+)/absorption_fraction",
+            "Absorption fraction ({0})",
+            "share",
+            "what absorbing latents carry of what they and the main latents carry",
+            "lower",
+        ),
+        Wording(
+            r"(\w+)/split_latents_by_contribution",
+            "Split latents by contribution ({0})",
+            "latents per concept",
+            _LIKEWISE,
+        ),
+        Wording(
+            r"(\w+)/split_latents",
+            "Split latents ({0})",
+            "latents per concept",
+            "latents that stand for one concept: as many as still raise the F1 of a probe on them",
+        ),
+        Wording(
+            r"(\w+)/concepts",
+            "Concepts measured ({0})",
+            "concepts",
+            "those that the LM's activations tell: with fewer than eval needs, absorption is not measured",
+        ),
+        Wording(r"(\w+)/l0", "L0 (absorption, {0})", "latents per token", "on the activations measured"),
+    ),
+    place=1,
+    covers=_covers,
+)

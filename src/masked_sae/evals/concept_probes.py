@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from masked_sae.evals.text_probes import LinearProbes
+from masked_sae.evals.texts.concepts import Concepts
 from masked_sae.randomness import torch_generator
 
 Ranking = Literal["weight", "contribution"]
@@ -166,3 +167,29 @@ def _rows(x_PE: Any, rows_B: Tensor) -> Any:
 def _product(x_PE: Any, weight_EC: Tensor) -> Tensor:
     """Dense times dense, or sparse times dense, float32."""
     return x_PE @ weight_EC if isinstance(x_PE, Tensor) else torch.from_numpy(x_PE @ weight_EC.numpy())
+
+
+@dataclass(frozen=True)
+class ConceptProbes:
+    """Linear probes of the concepts on the LM's activations, and their F1 on the test positions; no SAE enters."""
+
+    linear: LinearProbes
+    f1_C: Tensor
+
+
+@torch.inference_mode()
+def fit_concept_probes(
+    concepts: Concepts,
+    x_PD: Tensor,
+    *,
+    seed: int = 0,
+    fit: ProbeFit = ProbeFit(),
+) -> ConceptProbes:
+    """Once for an LM and hook point, for every SAE on it.
+
+    Args:
+        x_PD: activations at the concepts' positions as the LM gives them, float32.
+    """
+    x_PD, test_P = x_PD.cpu().float(), concepts.test_P
+    probes = fit_probes(x_PD[~test_P], concepts.labels_PC[~test_P], fit, seed)
+    return ConceptProbes(probes, f1_scores(probes.logits(x_PD[test_P]) > 0, concepts.labels_PC[test_P]))

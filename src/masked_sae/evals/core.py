@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from masked_sae.activations.held_out import activation_batches, sequences_to_measure
 from masked_sae.activations.lm import LM
-from masked_sae.activations.stream import Layout
+from masked_sae.activations.sequences import Sequences
+from masked_sae.evals.context import EvalContext, EvaluatedSAE
+from masked_sae.evals.family import Family, Measured, Wording
 from masked_sae.randomness import numpy_generator
 from masked_sae.saes import InferenceSAE
 
@@ -172,7 +174,7 @@ def max_decoder_cosine(W_dec_FD: Tensor, chunk: int = 4096) -> Tensor:
 def evaluate_core(
     sae: InferenceSAE,
     lm: LM,
-    layout: Layout,
+    held_out: Sequences,
     *,
     tokens: int,
     batch_size: int,
@@ -184,15 +186,15 @@ def evaluate_core(
     Prediction metrics are left out where the LM has no trained output layer.
 
     Args:
-        layout: held-out sequences.
+        held_out: sequences.
         batch_size: sequences per forward.
         known: metrics of another SAE on the same LM and text, whose zero ablation need not be done again.
     """
     zero = None if known is None or "ce_zero" not in known else (known["ce_zero"], known["kl_zero"])
-    indices = sequences_to_measure(layout, tokens)
+    indices = sequences_to_measure(held_out, tokens)
     sums = ReconstructionSums(sae.d_in, sae.d_sae)
     predictions = PredictionSums()
-    for first, tokens_NT, kept_NT, x_BD in activation_batches(lm, layout, indices, batch_size):
+    for first, tokens_NT, kept_NT, x_BD in activation_batches(lm, held_out, indices, batch_size):
         f_BF = sae.encode(x_BD)
         sums.add(x_BD, f_BF, sae.decode(f_BF))
         if lm.objective is not None:
@@ -275,3 +277,77 @@ class PredictionSums:
             kl_zero=kl_zero,
             kl_recovered=(kl_zero - kl_sae) / kl_zero if kl_zero else 0.0,
         )
+
+
+def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
+    """Core metrics on held-out text. The zero ablation is the same for all SAEs: it is done for the first."""
+    settings = context.settings
+    known: dict[str, float] = context.once(("core", "of another SAE"), dict)
+    core = evaluate_core(
+        evaluated.sae,
+        context.lm,
+        context.held_out,
+        tokens=settings.tokens,
+        batch_size=settings.batch_size,
+        dense_frequency=settings.dense_frequency,
+        known=known,
+    )
+    known.update(core.metrics)
+    return Measured(core.metrics, details={"histograms": core.histograms()})
+
+
+FAMILY = Family(
+    "core",
+    ("tokens", "dense_frequency"),
+    measure,
+    (
+        Wording("l0", "L0", "latents per token", "mean number of active latents on held-out clean text"),
+        Wording("l1", "L1", "activation", "mean sum of the latents"),
+        Wording(
+            "explained_variance",
+            "Explained variance",
+            "share",
+            "1 - E‖x-x̂‖² / E‖x-E x‖²",
+            "higher",
+            headline=True,
+            in_paper="explained variance",
+        ),
+        Wording(
+            "ce_recovered",
+            "CE loss recovered",
+            "share",
+            "(ce_zero - ce_sae) / (ce_zero - ce_clean)",
+            "higher",
+            headline=True,
+            in_paper="CE loss recovered",
+        ),
+        Wording("kl_recovered", "KL recovered", "share", "(kl_zero - kl_sae) / kl_zero", "higher"),
+        Wording(r"(ce|kl)_(\w+)", "{0} ({1})", "nats per token", "cross entropy or divergence of the LM's predictions"),
+        Wording("mse", "MSE", "per dimension", "E‖x-x̂‖² / d_in", "lower"),
+        Wording("cosine_similarity", "Cosine similarity", "cosine", "mean of cos(x, x̂)", "higher"),
+        Wording("l2_ratio", "L2 ratio", "ratio", "mean of ‖x̂‖ / ‖x‖: under 1 where reconstructions shrink"),
+        Wording(
+            "relative_reconstruction_bias",
+            "Relative reconstruction bias",
+            "ratio",
+            "E‖x̂‖² / E[x·x̂]: under 1 where reconstructions shrink (arXiv 2404.16014)",
+        ),
+        Wording("alive_latents", "Alive latents", "share", "latents that fire on some held-out activation", "higher"),
+        Wording("dead_latents", "Dead latents", "share", "latents that fire on no held-out activation", "lower"),
+        Wording(
+            "frequency_over_1_percent",
+            "Latents over 1 %",
+            "share",
+            "latents that fire on over 1 % of held-out activations",
+        ),
+        Wording("dense_latents", "Dense latents", "share", "latents that fire on over eval.dense_frequency of tokens"),
+        Wording(
+            "max_decoder_cosine",
+            "Max decoder cosine",
+            "cosine",
+            "largest cosine of a latent's decoder row with another's, in the mean over latents",
+        ),
+        Wording("tokens", "Tokens measured", "activations", "held-out activations measured"),
+    ),
+    place=0,
+)

@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from masked_sae.activations.held_out import activation_batches, sequences_drawn
 from masked_sae.activations.lm import LM
-from masked_sae.activations.stream import Layout
-from masked_sae.activations.synthetic_truth import Truth
+from masked_sae.activations.sequences import Sequences
+from masked_sae.activations.synthetic_truth import Truth, has_truth, load_truth
+from masked_sae.evals.context import EvalContext, EvaluatedSAE
+from masked_sae.evals.family import Family, Measured, Wording
 from masked_sae.randomness import numpy_generator
 
 
@@ -153,7 +155,7 @@ def evaluate_ground_truth(
     encode: Callable[[Tensor], Tensor],
     W_dec_FD: Tensor,
     lm: LM,
-    layout: Layout,
+    held_out: Sequences,
     truth: Truth,
     *,
     tokens: int,
@@ -164,13 +166,76 @@ def evaluate_ground_truth(
 
     Args:
         encode: the LM's own activations (B, D) to latents (B, F): a scale of training belongs in here.
-        layout: held-out sequences.
+        held_out: sequences.
         batch_size: sequences per forward.
     """
     fires: list[Tensor] = []
     coefficients: list[Tensor] = []
-    indices = sequences_drawn(layout, tokens, numpy_generator(seed, "ground truth sequences"))
-    for _, tokens_NT, kept_NT, x_BD in activation_batches(lm, layout, indices, batch_size):
+    indices = sequences_drawn(held_out, tokens, numpy_generator(seed, "ground truth sequences"))
+    for _, tokens_NT, kept_NT, x_BD in activation_batches(lm, held_out, indices, batch_size):
         fires.append(encode(x_BD) > 0)
         coefficients.append(truth.true_features(tokens_NT)[kept_NT].to(lm.device))
     return ground_truth_metrics(W_dec_FD, torch.cat(fires), torch.cat(coefficients), truth.to(lm.device))
+
+
+def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
+    """Nothing where the LM is none whose features are known."""
+    if not has_truth(context.lm_folder):
+        return Measured({})
+    truth = context.once(("truth",), lambda: load_truth(context.lm_folder))
+    sae, settings = evaluated.sae, context.settings
+    found = evaluate_ground_truth(
+        sae.encode,
+        sae.W_dec_FD,
+        context.lm,
+        context.held_out,
+        truth,
+        tokens=settings.tokens,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
+    return Measured(found.metrics())
+
+
+FAMILY = Family(
+    "ground_truth",
+    ("seed", "tokens"),
+    measure,
+    (
+        Wording(
+            "absorption_rate",
+            "Absorption rate (ground truth)",
+            "share",
+            "parent active in truth, its latent silent, a child's latent carrying its direction",
+            "lower",
+            headline=True,
+        ),
+        Wording(
+            "mean_max_cosine",
+            "Mean max cosine (ground truth)",
+            "cosine",
+            "of true features with the latents matched to them",
+            "higher",
+            headline=True,
+        ),
+        Wording("recovered", "Features recovered (ground truth)", "share", "of the true features", "higher"),
+        Wording(
+            "parent_recall_with_child",
+            "Parent recall beside a child (ground truth)",
+            "share",
+            "parent and child active in truth: the parent's latent fires",
+            "higher",
+        ),
+        Wording(
+            "parent_recall_alone",
+            "Parent recall alone (ground truth)",
+            "share",
+            "parent active in truth without a child: its latent fires",
+            "higher",
+        ),
+        Wording("false_firing", "False firing (ground truth)", "share", "latent active, feature not", "lower"),
+        Wording("l0", "L0 (ground truth)", "latents per token", "on what was measured"),
+    ),
+    l0="ground_truth/l0",
+    place=6,
+)

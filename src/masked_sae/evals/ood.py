@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masked_sae.evals.context import EvalContext, EvaluatedSAE
+from masked_sae.evals.family import Family, Measured, Wording
+from masked_sae.evals.texts.labelled import TEXT_SETTINGS, ShiftTask
 from masked_sae.randomness import numpy_generator
 
 _ALPHAS = np.logspace(-4, 4, 17)  # penalties, for values of a mean squared norm of 1
@@ -182,3 +185,48 @@ class _Probe:
         """(N, C), also for two classes."""
         scores: NDArray[np.float64] = self.ridge.decision_function(values_NE[:, self.varies_E] / self.spread)
         return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+
+
+def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
+    """Means over the tasks whose distribution shifts."""
+
+    def of_task(task: ShiftTask, f_NF: Tensor) -> dict[str, float]:
+        def on(values_NE: Tensor) -> ShiftScores:
+            return shift_scores(values_NE, task.labels_N, task.train_N, task.shifted_N)
+
+        lm = context.once(("ood", task.name), lambda: on(context.mean_activations(task)))
+        return ood(on(f_NF * evaluated.norm_F), lm, seed=context.settings.seed).metrics()
+
+    return context.mean_over_tasks(ShiftTask, evaluated, of_task)
+
+
+_ENDS = "of its bootstrap interval within the run"
+FAMILY = Family(
+    "ood",
+    TEXT_SETTINGS,
+    measure,
+    (
+        Wording(
+            "gap",
+            "OOD gap",
+            "AUC",
+            "AUC on the shifted set of the oracle probe, less that of the probe trained in distribution",
+            "lower",
+            headline=True,
+            in_paper="OOD gap",
+        ),
+        Wording(r"gap_(low|high)", "OOD gap, {0} end", "AUC", _ENDS),
+        Wording("lm_gap", "OOD gap of the LM", "AUC", "the same for probes on the LM's activations"),
+        Wording(r"lm_gap_(low|high)", "OOD gap of the LM, {0} end", "AUC", _ENDS),
+        Wording("auc_latents_oracle", "OOD AUC, oracle", "AUC", "of the probe trained on the shifted set", "higher"),
+        Wording("auc_latents", "OOD AUC", "AUC", "on the shifted set, trained in distribution", "higher"),
+        Wording("auc_latents_in_distribution", "AUC in distribution", "AUC", "where it was trained", "higher"),
+        Wording("auc_lm_oracle", "OOD AUC of the LM, oracle", "AUC", "the same for probes on the LM's activations"),
+        Wording("auc_lm", "OOD AUC of the LM", "AUC", "the same for probes on the LM's activations"),
+        Wording("auc_lm_in_distribution", "AUC of the LM in distribution", "AUC", "likewise, where it was trained"),
+        Wording(r"auc_(latents|lm)_(low|high)", "OOD AUC ({0}), {1} end", "AUC", _ENDS),
+        Wording(r"auc_(latents|lm)_oracle_(low|high)", "OOD AUC, oracle ({0}), {1} end", "AUC", _ENDS),
+        Wording("l0", "L0 (ood)", "latents per token", "on what was measured"),
+    ),
+    place=5,
+)

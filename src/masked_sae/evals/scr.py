@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from masked_sae.errors import InputError
+from masked_sae.evals.context import EvalContext, EvaluatedSAE
+from masked_sae.evals.family import Family, Measured, Wording
 from masked_sae.evals.text_probes import BinarySets, LinearProbes, ablated_logits, strongest, train_probes
+from masked_sae.evals.texts.labelled import TEXT_SETTINGS, SpuriousTask
 from masked_sae.evals.tpp import NS
 from masked_sae.randomness import numpy_generator
 
@@ -114,7 +117,9 @@ def _sets(
     sizes = {key: len(rows) // (2 if doubled and key[0] == key[1] else 1) for key, rows in quadrants.items()}
     size = min(sizes.values())
     if size == 0:
-        raise InputError("quadrant", next(key for key in sizes if sizes[key] == 0), "texts with this label, attribute")
+        label, attribute = next(key for key in sizes if sizes[key] == 0)
+        valid = f"texts with every label and attribute; none has label {int(label)} and attribute {int(attribute)}"
+        raise InputError("eval.tasks", "a spurious task", valid)
     quarter = {key: rows[:size] for key, rows in quadrants.items()}
     by_label = [torch.cat([quarter[label, True], quarter[label, False]]) for label in (True, False)]
     by_attribute = [torch.cat([quarter[True, value], quarter[False, value]]) for value in (True, False)]
@@ -155,3 +160,48 @@ def scr(fitted: ScrProbes, f_NF: Tensor, W_dec_FD: Tensor, *, ns: Sequence[int] 
     else:
         both = shares[worse]
     return Scr(both, shares[LABEL], shares[ATTRIBUTE], clean[worse].item(), original[worse].item())
+
+
+def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
+    """Means over the tasks with a spurious correlation."""
+
+    def of_task(task: SpuriousTask, f_NF: Tensor) -> dict[str, float]:
+        def fit() -> ScrProbes:
+            return fit_scr_probes(
+                context.mean_activations(task),
+                task.labels_N.bool(),
+                task.attributes_N,
+                task.train_N,
+                seed=context.settings.seed,
+            )
+
+        return scr(context.once(("scr", task.name), fit), f_NF, evaluated.sae.W_dec_FD.cpu()).metrics()
+
+    return context.mean_over_tasks(SpuriousTask, evaluated, of_task)
+
+
+FAMILY = Family(
+    "scr",
+    TEXT_SETTINGS,
+    measure,
+    (
+        Wording(
+            "top_20",
+            "SCR, 20 latents",
+            "share",
+            "share of a spurious correlation removed by ablating latents",
+            "higher",
+            headline=True,
+            in_paper="SCR",
+        ),
+        Wording(r"top_(\d+)", "SCR, {0} latents", "share", "spurious correlation removed", "higher"),
+        Wording(
+            r"(clean|biased)_accuracy",
+            "SCR, accuracy of the {0} probe",
+            "accuracy",
+            "without ablation, on balanced texts; the biased probe was trained on a spurious correlation",
+        ),
+        Wording("l0", "L0 (scr)", "latents per token", "on what was measured"),
+    ),
+    place=4,
+)

@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from masked_sae.evals.context import EvalContext, EvaluatedSAE
+from masked_sae.evals.family import Family, Measured, Wording
 from masked_sae.evals.text_probes import BinarySets, one_against_rest
+from masked_sae.evals.texts.labelled import TEXT_SETTINGS, ProbingTask
 
 KS = (1, 2, 5)
 _SPARSE = 0.2  # share of values that are not 0 below which a sparse matrix is faster
@@ -104,3 +107,51 @@ def _accuracy(values_NE: Tensor, train: BinarySets, test: BinarySets, task: int)
     with threadpool_limits(1):  # the products are small: a second thread waits more than it works
         probe.fit(seen_ME, train.positive_CM[task].numpy())
         return float(probe.score(unseen_ME, test.positive_CM[task].numpy()))
+
+
+def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
+    """Means over the probing tasks."""
+
+    def of_task(task: ProbingTask, f_NF: Tensor) -> dict[str, float]:
+        def on(values_NE: Tensor) -> ProbeAccuracies:
+            return probe_accuracies(values_NE, task.labels_N, task.train_N, seed=context.settings.seed)
+
+        lm = context.once(("sparse_probing", task.name), lambda: on(context.mean_activations(task)))
+        return SparseProbing(on(f_NF * evaluated.norm_F), lm).metrics()
+
+    return context.mean_over_tasks(ProbingTask, evaluated, of_task)
+
+
+FAMILY = Family(
+    "sparse_probing",
+    TEXT_SETTINGS,
+    measure,
+    (
+        Wording(
+            "top_1",
+            "Sparse probing, 1 latent",
+            "accuracy",
+            "test accuracy of a probe on the best latent",
+            "higher",
+            headline=True,
+            in_paper="sparse probing",
+        ),
+        Wording(
+            r"top_(\d+)",
+            "Sparse probing, {0} latents",
+            "accuracy",
+            "test accuracy of a probe on the best latents",
+            "higher",
+        ),
+        Wording("all_latents", "Probing, all latents", "accuracy", "test accuracy of a probe on all", "higher"),
+        Wording("lm", "Probing the LM", "accuracy", "of a probe on the LM's activations"),
+        Wording(
+            r"lm_top_(\d+)",
+            "Probing the LM, {0} of its dimensions",
+            "accuracy",
+            "of a probe on the best dimensions of the LM's activations",
+        ),
+        Wording("l0", "L0 (sparse probing)", "latents per token", "on what was measured"),
+    ),
+    place=2,
+)

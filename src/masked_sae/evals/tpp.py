@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from masked_sae.evals.context import EvalContext, EvaluatedSAE
+from masked_sae.evals.family import Family, Measured, Wording
 from masked_sae.evals.text_probes import (
     BinarySets,
     LinearProbes,
@@ -19,6 +21,7 @@ from masked_sae.evals.text_probes import (
     strongest,
     train_probes,
 )
+from masked_sae.evals.texts.labelled import TEXT_SETTINGS, ProbingTask
 
 NS = (2, 5, 10, 20, 50, 100, 500)
 
@@ -113,3 +116,45 @@ def tpp(fitted: TppProbes, f_NF: Tensor, W_dec_FD: Tensor, *, ns: Sequence[int] 
         intended[n] = drops_CC.trace().item() / classes
         unintended[n] = (drops_CC.sum() - drops_CC.trace()).item() / (classes * (classes - 1))
     return Tpp(intended, unintended, clean_C.mean().item())
+
+
+def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
+    """Means over the probing tasks."""
+
+    def of_task(task: ProbingTask, f_NF: Tensor) -> dict[str, float]:
+        def fit() -> TppProbes:
+            return fit_tpp_probes(
+                context.mean_activations(task), task.labels_N, task.train_N, seed=context.settings.seed
+            )
+
+        return tpp(context.once(("tpp", task.name), fit), f_NF, evaluated.sae.W_dec_FD.cpu()).metrics()
+
+    return context.mean_over_tasks(ProbingTask, evaluated, of_task)
+
+
+FAMILY = Family(
+    "tpp",
+    TEXT_SETTINGS,
+    measure,
+    (
+        Wording(
+            "top_20",
+            "TPP, 20 latents",
+            "accuracy difference",
+            "targeted probe perturbation: intended minus unintended drop of probe accuracy",
+            "higher",
+            headline=True,
+            in_paper="TPP",
+        ),
+        Wording(r"top_(\d+)", "TPP, {0} latents", "accuracy difference", "targeted probe perturbation", "higher"),
+        Wording(
+            r"(intended|unintended)_(\d+)",
+            "TPP {0}, {1} latents",
+            "accuracy difference",
+            "drop of probe accuracy by ablating latents: intended, of their own class; unintended, of the others",
+        ),
+        Wording("clean_accuracy", "TPP, accuracy before", "accuracy", "of the probes without ablation"),
+        Wording("l0", "L0 (tpp)", "latents per token", "on what was measured"),
+    ),
+    place=3,
+)

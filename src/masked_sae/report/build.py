@@ -13,8 +13,8 @@ from masked_sae.report.figures import write_figures
 from masked_sae.report.findings import find
 from masked_sae.report.markdown import findings_table
 from masked_sae.report.page import render_page
-from masked_sae.report.reproduce import Defaults, reproduce
-from masked_sae.report.runs import read_runs
+from masked_sae.report.reproduce import reproduce
+from masked_sae.report.runs_table import read_runs
 
 PAGE = "report.html"
 
@@ -24,7 +24,6 @@ def write_report(
     output_dir: Path | None = None,
     *,
     figures: bool = True,
-    defaults: Defaults | None = None,
 ) -> Path:
     """Writes `report.html`, `results.csv`, `results.parquet`, `data_dictionary.csv`, `findings.md` and `figures/`.
 
@@ -32,7 +31,6 @@ def write_report(
         sweeps: folders of sweeps, of runs, or of one run.
         output_dir: where to; None: into the sweep's folder; several: into one named after them beside the first.
         figures: whether to write the figures for paper.
-        defaults: gives the flat configuration of `src.train`, against which the sweep's command is told.
 
     Returns:
         The page.
@@ -49,7 +47,7 @@ def write_report(
     design = read_design(runs)
     findings = find(runs, design)
     title = " + ".join(sweep.resolve().name for sweep in sweeps)
-    page = render_page(folder, title, runs, design, findings, reproduce(runs, sweeps, defaults))
+    page = render_page(folder, title, runs, design, findings, reproduce(runs, sweeps))
     write_tables(folder, runs)
     write_text(folder / "findings.md", findings_table(findings))
     if figures:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
 from masked_sae.report.findings import Finding
-from masked_sae.report.runs import Runs, read_curve
+from masked_sae.report.runs_table import Runs, read_curve
 from masked_sae.report.series import (
     Series,
     dash,

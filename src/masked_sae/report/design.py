@@ -6,12 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from masked_sae.report.runs import Runs
+from masked_sae.report.runs_table import Runs
 from masked_sae.runs.identity import HOW, is_part_of
-from masked_sae.sweeps.summary import heading
+from masked_sae.runs.sweep_record import heading
 
-_SPARSITY = ("sae.k", "sae.sparsity_coefficient")
-_MASK_DEFAULTS: dict[str, Any] = {"rate": 0.0, "schedule": "constant", "initial_rate": 0.0}
 # Runs that differ in these alone are still compared: as repetitions (seed), or as the same but for rounding. Unlike in
 # a run's id, another LM is something else, and so is another way of measuring.
 _COMPARABLE = (*HOW, "name", "seed", "lm.batch_size", "eval.families", "eval.batch_size")
@@ -58,13 +56,12 @@ class Design:
 def read_design(runs: Runs) -> Design:
     """Finds arms, sparsities and strata in the settings that differ between the runs that were measured."""
     table = runs.measured
-    masks = pd.DataFrame([_mask_of(row, runs.settings) for _, row in table.iterrows()], index=table.index)
-    arm_of, arms = _arms(masks)
+    arm_of, arms = _arms(_masks(runs), runs.labels)
     known = table[table[list(runs.settings)].notna().any(axis=1)]  # SAEs from elsewhere may have no settings
     differing = [key for key in runs.settings if len(distinct(known[key], keep_none=True)) > 1]
-    sparsity_keys = [key for key in differing if key in _SPARSITY]
-    sparsity_keys = sparsity_keys or [key for key in _SPARSITY if key in runs.settings and known[key].notna().any()]
-    sparsity_of, sparsities = _labelled(table, sparsity_keys)
+    sparsity_keys = [key for key in differing if key in runs.sparsity]
+    sparsity_keys = sparsity_keys or [key for key in runs.sparsity if key in runs.settings and known[key].notna().any()]
+    sparsity_of, sparsities = _labelled(table, sparsity_keys, runs.labels)
     stratum_keys = [
         key
         for key in differing
@@ -72,7 +69,7 @@ def read_design(runs: Runs) -> Design:
         and not _follows(table, key, sparsity_keys)
         and not _of_some_architectures(known, key)
     ]
-    stratum_of, strata = _labelled(known, stratum_keys)
+    stratum_of, strata = _labelled(known, stratum_keys, runs.labels)
     if len(known) < len(table):
         strata = (*strata, "settings not known")
         stratum_of = stratum_of.reindex(table.index, fill_value=len(strata) - 1)
@@ -87,28 +84,21 @@ def read_design(runs: Runs) -> Design:
     return Design(arms, sparsities, strata, places, varied, fixed)
 
 
-def _mask_of(row: "pd.Series[Any]", settings: Iterable[str]) -> dict[str, Any]:
-    """The settings of a mask as far as they matter: none of a mask that hides nothing."""
-    mask = {key: row[key] for key in settings if key.startswith("mask.") and not _is_none(row[key])}
-    if not mask:
-        return {"masked": True, "other": f"{row['run_id']} (mask not known)"}
-    kept: dict[str, Any] = {}
-    for kind in ("token", "latent", "input"):
-        own = _MASK_DEFAULTS | {key.split(".")[-1]: value for key, value in mask.items() if f"mask.{kind}." in key}
-        constant = own["schedule"] == "constant"
-        if own["rate"] == 0 and (constant or own["initial_rate"] == 0):
-            continue
-        if constant:
-            del own["initial_rate"]
-        kept |= {f"mask.{kind}.{name}": value for name, value in own.items()}
-    return {"masked": bool(kept), **kept}
+def _masks(runs: Runs) -> pd.DataFrame:
+    """What hides anything in each measured run."""
+    rows: list[dict[str, Any]] = []
+    measured = runs.measured
+    for name, masks in zip(measured["run_id"], runs.masks.loc[measured.index], strict=True):
+        unknown = {"masked": True, "other": f"{name} (mask not known)"}
+        rows.append(unknown if masks is None else {"masked": bool(masks), **masks})
+    return pd.DataFrame(rows, index=measured.index)
 
 
-def _arms(masks: pd.DataFrame) -> tuple["pd.Series[int]", tuple[Arm, ...]]:
+def _arms(masks: pd.DataFrame, labels: Mapping[str, str]) -> tuple["pd.Series[int]", tuple[Arm, ...]]:
     keys = [key for key in masks.columns if key != "masked"]
     rates = [key for key in keys if key.endswith(".rate") or key == "other"]
     masked = masks[masks["masked"]] if len(masks) else masks
-    name_by = [key for key in keys if len(distinct(masked[key], keep_none=key in rates)) > 1] or rates
+    name_by = [key for key in keys if len(distinct(masked[key], keep_none=key in rates)) > 1] or rates or keys
     arms: dict[tuple[Any, ...], Arm] = {}
     places: list[tuple[Any, ...]] = []
     for _, row in masks.iterrows():
@@ -118,43 +108,45 @@ def _arms(masks: pd.DataFrame) -> tuple["pd.Series[int]", tuple[Arm, ...]]:
             arms[()] = Arm("unmasked", True, 0.0)
         else:
             rate = float(values[0]) if len(name_by) == 1 and name_by[0].endswith(".rate") else None
-            arms[places[-1]] = Arm(_mask_label(name_by, values), False, rate)
+            arms[places[-1]] = Arm(_mask_label(name_by, values, labels), False, rate)
     order = sorted(arms)
     arm_of = pd.Series([order.index(place) for place in places], index=masks.index, dtype="int64")
     return arm_of, tuple(arms[place] for place in order)
 
 
-def _mask_label(keys: Iterable[str], values: Iterable[Any]) -> str:
-    names = {
-        "mask.token.rate": "mask rate",
-        "mask.latent.rate": "latent mask rate",
-        "mask.input.rate": "input mask rate",
-    }
+def _mask_label(keys: Iterable[str], values: Iterable[Any], labels: Mapping[str, str]) -> str:
     parts = [
-        str(value)
-        if key == "other"
-        else f"{names.get(key, key.split('.')[-1].replace('_', ' '))} {show_setting(value)}"
+        str(value) if key == "other" else f"{_mask_setting(key, labels)} {show_setting(value)}"
         for key, value in zip(keys, values, strict=True)
         if not _is_none(value)
     ]
     return ", ".join(parts) or "masked"
 
 
-def _labelled(table: pd.DataFrame, keys: list[str]) -> tuple["pd.Series[int]", tuple[str, ...]]:
+def _mask_setting(key: str, labels: Mapping[str, str]) -> str:
+    """A rate without a name of its own has the mask's."""
+    if key not in labels and key.endswith(".rate"):
+        return f"{heading(key.removesuffix('.rate'), {})} mask rate"
+    return heading(key, labels)
+
+
+def _labelled(
+    table: pd.DataFrame, keys: list[str], labels: Mapping[str, str]
+) -> tuple["pd.Series[int]", tuple[str, ...]]:
     """Numbers the distinct combinations of these settings, smallest first, and names them."""
     combinations = [tuple(row[key] for key in keys) for _, row in table.iterrows()]
     ordered = sorted({_comparable(values): values for values in combinations}.items())
     places = {place: i for i, (place, _) in enumerate(ordered)}
-    labels = tuple(_label(keys, values) for _, values in ordered)
+    names = tuple(_label(keys, values, labels) for _, values in ordered)
     positions = [places[_comparable(values)] for values in combinations]
-    return pd.Series(positions, index=table.index, dtype="int64"), labels
+    return pd.Series(positions, index=table.index, dtype="int64"), names
 
 
-def _label(keys: list[str], values: tuple[Any, ...]) -> str:
+def _label(keys: list[str], values: tuple[Any, ...], labels: Mapping[str, str]) -> str:
     """Without what is None, as what another architecture has is, unless nothing is left."""
     named = list(zip(keys, values, strict=True))
     named = [(key, value) for key, value in named if not _is_none(value)] or named
-    return ", ".join(f"{heading(key)} {show_setting(value)}" for key, value in named)
+    return ", ".join(f"{heading(key, labels)} {show_setting(value)}" for key, value in named)
 
 
 def _of_some_architectures(table: pd.DataFrame, key: str) -> bool:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from masked_sae.files import write_aside
-from masked_sae.report.catalogue import describe
-from masked_sae.report.runs import Runs
+from masked_sae.report.runs_table import Runs
 
 _ABOUT = {
     "sweep": ("", "the sweep's folder"),
@@ -25,40 +24,15 @@ _ABOUT = {
     "created": ("UTC", "when the run's folder was made"),
     "updated": ("UTC", "when its state last changed"),
 }
-_SETTING_UNITS = {
-    "data.train_tokens": "activations",
-    "data.window_tokens": "activations",
-    "data.scale_tokens": "activations",
-    "data.batch_size": "activations",
-    "data.context_length": "tokens",
-    "eval.tokens": "activations",
-    "lm.batch_size": "sequences",
-    "eval.batch_size": "sequences",
-    "sae.k": "latents per token",
-    "sae.sparsity_warmup_steps": "steps",
-    "sae.threshold_init": "of activations of mean squared norm d_in",
-    "sae.bandwidth": "of activations of mean squared norm d_in",
-    "sae.d_sae": "latents",
-    "sae.aux_k": "latents",
-    "sae.dead_after_tokens": "activations",
-    "optim.warmup_steps": "steps",
-    "optim.decay_fraction": "share of the steps",
-    "trainer.log_every_steps": "steps",
-    "trainer.checkpoint_every_steps": "steps",
-    "mask.token.rate": "share of tokens",
-    "mask.token.initial_rate": "share of tokens",
-    "mask.token.span": "tokens",
-    "mask.latent.rate": "share of latents",
-    "mask.input.rate": "share of input dimensions",
-}
 
 
 def data_dictionary(runs: Runs) -> pd.DataFrame:
     """One row for each column of the table: `column`, `kind`, `unit`, `better`, `meaning`."""
     rows = [(name, "run", *_ABOUT[name][:1], "", _ABOUT[name][1]) for name in _ABOUT]
-    rows += [(key, "setting", _SETTING_UNITS.get(key, ""), "", "configuration key") for key in runs.settings]
+    units = {key: str(runs.words.get(key, {}).get("unit", "")) for key in runs.settings}
+    rows += [(key, "setting", unit, "", "configuration key") for key, unit in units.items()]
     for key in runs.metrics:
-        metric = describe(key)
+        metric = runs.catalogue.describe(key)
         meaning = f"{metric.label}: {metric.meaning}" if metric.meaning else "not in this version's catalogue"
         rows.append((key, "metric", metric.unit, metric.better, meaning))
     return pd.DataFrame(rows, columns=["column", "kind", "unit", "better", "meaning"])

@@ -14,7 +14,7 @@ from masked_sae.files import write_aside
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
 from masked_sae.report.findings import Finding
-from masked_sae.report.runs import Runs
+from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import (
     Series,
     dash,

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from masked_sae.report.catalogue import Metric, headline_metrics
+from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Arm, Design
-from masked_sae.report.runs import Runs
+from masked_sae.report.runs_table import Runs
 from masked_sae.report.statistics import (
     Curve,
     Difference,
@@ -82,7 +82,7 @@ def find(runs: Runs, design: Design) -> list[Finding]:
     findings = [
         finding
         for stratum in range(len(design.strata))
-        for metric in headline_metrics(runs.metrics)
+        for metric in runs.catalogue.headlines(runs.metrics)
         if (finding := _find(runs.measured, design, metric, stratum)) is not None
     ]
     corrected = iter(holm([item.average for finding in findings for item in finding.comparisons]))

@@ -15,15 +15,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from masked_sae.report.catalogue import Metric, describe, headline_metrics, not_measured
+from masked_sae.report.catalogue import Metric
 from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
 from masked_sae.report.design import Design, show_setting
 from masked_sae.report.exports import data_dictionary
 from masked_sae.report.findings import Finding, answer, comparisons_made, show_difference, show_p, show_seeds
 from masked_sae.report.reproduce import Reproduction
-from masked_sae.report.runs import Runs
+from masked_sae.report.runs_table import Runs
 from masked_sae.report.statistics import OUTSIDE, Difference
-from masked_sae.sweeps.summary import heading
+from masked_sae.runs.sweep_record import heading
 
 _FIRST, _LAST = "core/l0", "core/dead_latents"  # in the table of runs, beside the headline metrics
 _VALUES_SHOWN = 12  # of a setting that differs
@@ -40,7 +40,7 @@ def render_page(
     """The page as text; its links to runs start from `folder`, where it will lie."""
     link_of = {place: _link(folder, place) for place in runs.table["folder"]}
     charts = _Charts()
-    metrics = headline_metrics(runs.metrics)
+    metrics = runs.catalogue.headlines(runs.metrics)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     here = files("masked_sae.report")
     tables = files("itables") / "html"
@@ -54,7 +54,7 @@ def render_page(
         "table_module": b64encode(module).decode(),
         "strata": [_stratum(design, label, findings, charts) for label in design.strata or ("",)],
         "comparisons": comparisons_made(findings),
-        "not_measured": not_measured(runs.metrics),
+        "not_measured": runs.catalogue.not_measured(runs.metrics),
         "counts": _counts(runs),
         "varied": [(key, _values(values), len(values)) for key, values in design.varied.items()],
         "fixed": [(key, show_setting(value)) for key, value in design.fixed.items()],
@@ -151,10 +151,10 @@ def _values(values: Sequence[Any]) -> str:
 
 def _table(runs: Runs, design: Design, link_of: dict[str, str]) -> dict[str, Any]:
     """Columns and rows of the table of all runs; the page escapes what it shows of them."""
-    headings = [heading(key) for key in design.varied]
+    headings = [heading(key, runs.labels) for key in design.varied]
     several = len(set(runs.table["sweep"])) > 1
-    shown = [_FIRST, *(metric.key for metric in headline_metrics(runs.metrics)), _LAST]
-    metrics = [describe(key) for key in shown if key in runs.metrics]
+    shown = [_FIRST, *(metric.key for metric in runs.catalogue.headlines(runs.metrics)), _LAST]
+    metrics = [runs.catalogue.describe(key) for key in shown if key in runs.metrics]
     keys = [*design.varied, *(metric.key for metric in metrics), "tokens_per_second"]
     names = [name if headings.count(name) == 1 else key for key, name in zip(design.varied, headings, strict=True)]
     names = [*names, *(metric.label for metric in metrics), "tokens/s"]

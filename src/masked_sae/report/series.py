@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
 from masked_sae.report.findings import Finding, by_seed
-from masked_sae.report.runs import Runs
+from masked_sae.report.runs_table import Runs
 
 Array = NDArray[np.float64]
 

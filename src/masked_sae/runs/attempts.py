@@ -4,7 +4,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +36,7 @@ class Attempt:
     step: optimizer steps that were already done.
     device: the CPU's or GPU's name.
     threads: of torch, on the CPU.
+    modules: digests of the user's own modules that the run names.
     """
 
     began: str
@@ -43,9 +44,10 @@ class Attempt:
     software: Software
     device: str
     threads: int
+    modules: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def note_attempt(path: Path, step: int, device: torch.device) -> None:
+def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[str, str]) -> None:
     """Adds an entry for an attempt that begins now; earlier entries stay as they are, whatever they hold."""
     entry: dict[str, Any] = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,6 +55,7 @@ def note_attempt(path: Path, step: int, device: torch.device) -> None:
         **asdict(find_software()),
         "device": _name(device),
         "threads": torch.get_num_threads(),
+        "modules": dict(modules),
     }
     write_json(path, [*_entries(path), entry])
 
@@ -81,7 +84,9 @@ def _parsed(entry: Any) -> Attempt | None:
     try:
         versions = {str(name): str(version) for name, version in entry["versions"].items()}
         software = Software(str(entry["commit"]), versions)
-        return Attempt(str(entry["began"]), int(entry["step"]), software, str(entry["device"]), int(entry["threads"]))
+        modules = {str(name): str(digest) for name, digest in entry.get("modules", {}).items()}
+        began, step, device, threads = entry["began"], entry["step"], entry["device"], entry["threads"]
+        return Attempt(str(began), int(step), software, str(device), int(threads), modules)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

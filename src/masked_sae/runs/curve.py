@@ -1,4 +1,4 @@
-"""`metrics.csv`, the training curve, and `histograms.jsonl`: what goes with some of its rows."""
+"""`metrics.csv`, the training curve: its columns, rows and file; `histograms.jsonl`: what goes with some rows."""
 
 import csv
 import io
@@ -6,11 +6,69 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from masked_sae.files import write_text
-from masked_sae.runs.row import Histogram, Metrics, Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """Attributes:
+    title: as the heading of a chart.
+    best: which of its values sums up a run.
+    """
+
+    title: str
+    best: Literal["min", "max", "last"] = "last"
+
+
+# What is measured at a step. Shares are from 0 to 1; `tokens_per_second` and `lm_time_share` are of the time in
+# training since the last measured step, `seconds` is the whole run's, memory is the process's on CPU and torch's on
+# CUDA: the most until now, whatever for.
+COLUMNS: dict[str, Column] = {
+    "loss": Column("Loss", "min"),
+    "reconstruction_loss": Column("Loss: reconstruction", "min"),
+    "sparsity_loss": Column("Loss: sparsity, not weighted"),
+    "auxiliary_loss": Column("Loss: auxiliary"),
+    "explained_variance": Column("Explained variance", "max"),
+    "l0": Column("L0"),
+    "dead_latents": Column("Dead latents (share)"),
+    "threshold": Column("Threshold"),
+    "masked_share": Column("Masked tokens (share)"),
+    "lr": Column("Learning rate"),
+    "tokens_per_second": Column("Tokens per second"),
+    "lm_time_share": Column("The LM's share of the time"),
+    "peak_memory_gib": Column("Peak memory (GiB)", "max"),
+    "seconds": Column("Seconds"),
+}
+# What is measured on held-out text, now and then.
+VALIDATED: dict[str, Column] = {
+    "val/l0": Column("L0"),
+    "val/explained_variance": Column("Explained variance", "max"),
+    "val/ce_recovered": Column("CE loss recovered", "max"),
+}
+
+Metrics = dict[str, float]
+Histogram = Mapping[str, Sequence[float]]  # `counts` of bins and their `edges`
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured at a step.
+
+    Attributes:
+        metrics: `step`, `tokens`, and numbers by name.
+        histograms: by name; mostly there are none.
+    """
+
+    metrics: Metrics
+    histograms: Mapping[str, Histogram] = field(default_factory=dict[str, Histogram])
+
+    @property
+    def step(self) -> int:
+        return int(self.metrics["step"])
 
 
 class CurveFile:
@@ -51,9 +109,13 @@ class HistogramFile:
             _append(self._path, json.dumps({"step": row.step, "histograms": row.histograms}) + "\n")
 
 
-def read_metrics(path: Path, until: int = sys.maxsize) -> list[Metrics]:
-    """The rows of a curve up to a step; none where there is no file."""
-    return _parse_rows(path, until)[1] if path.exists() else []
+def read_metrics(path: Path, until: int = sys.maxsize, *, skip_damaged: bool = False) -> list[Metrics]:
+    """The rows of a curve up to a step; none where there is no file.
+
+    Raises:
+        ValueError: a row cannot be read, unless such are to be skipped.
+    """
+    return _parse_rows(path, until, skip_damaged)[1] if path.exists() else []
 
 
 def read_rows(metrics: Path, histograms: Path, until: int) -> list[Row]:
@@ -64,11 +126,20 @@ def read_rows(metrics: Path, histograms: Path, until: int) -> list[Row]:
     return [Row(row, of_step.get(int(row["step"]), {})) for row in read_metrics(metrics, until)]
 
 
-def _parse_rows(path: Path, until: int) -> tuple[list[str], list[Metrics]]:
+def _parse_rows(path: Path, until: int, skip_damaged: bool = False) -> tuple[list[str], list[Metrics]]:
     """The columns, and the rows up to a step."""
     header, *lines = _whole_lines(path) or [""]
-    rows = [row for row in csv.DictReader([header, *lines]) if int(row["step"]) <= until]
-    return header.split(","), [{key: _number(key, cell) for key, cell in row.items() if cell} for row in rows]
+    rows: list[Metrics] = []
+    for cells in csv.DictReader([header, *lines]):
+        try:
+            row = {key: _number(key, cell) for key, cell in cells.items() if cell}
+        except (ValueError, TypeError, AttributeError) as error:  # of a row with too many cells the key is none
+            if skip_damaged:
+                continue
+            raise ValueError(f"{path}: a row that cannot be read: {cells}") from error
+        if row.get("step", sys.maxsize) <= until:
+            rows.append(row)
+    return header.split(","), rows
 
 
 def _number(column: str, cell: str) -> float:

@@ -43,6 +43,10 @@ class RunFolder:
         """One file for each family of metrics."""
         return self.path / "evals"
 
+    def family(self, name: str) -> Path:
+        """Of the metrics of one family."""
+        return self.evals / f"{name}.json"
+
     @property
     def sae(self) -> Path:
         return self.path / "sae"

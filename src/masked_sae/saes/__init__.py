@@ -5,7 +5,7 @@ from masked_sae.saes.gated import GatedSAE
 from masked_sae.saes.inference import InferenceSAE, for_inference
 from masked_sae.saes.jumprelu import JumpReLUSAE
 from masked_sae.saes.matryoshka import MatryoshkaSAE, group_sizes
-from masked_sae.saes.penalized import PenalizedSAE
+from masked_sae.saes.penalty_family import PenalizedSAE
 from masked_sae.saes.relu import ReLUSAE
 from masked_sae.saes.sae import SAE, TrainingOutput
 from masked_sae.saes.topk import TopKSAE

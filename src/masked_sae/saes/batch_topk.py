@@ -3,12 +3,37 @@
 Axes: B activations, D `d_in`, F `d_sae`.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from masked_sae.saes.topk_family import TopKFamilySAE
+from masked_sae.errors import InputError
+from masked_sae.saes.topk_family import TopKFamilySAE, TopKFamilySettings
+
+
+@dataclass(kw_only=True)
+class BatchTopKSettings(TopKFamilySettings):
+    """Attributes:
+    threshold_decay: of the running mean from which the inference threshold is learned.
+    """
+
+    threshold_decay: float
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.threshold_decay < 1:
+            raise InputError("sae.threshold_decay", self.threshold_decay, "0 up to but not including 1")
+
+    def shared(self, generator: torch.Generator) -> dict[str, Any]:
+        return super().shared(generator) | {"threshold_decay": self.threshold_decay}
+
+
+@dataclass(kw_only=True)
+class Settings(BatchTopKSettings):
+    def make(self, d_in: int, generator: torch.Generator) -> "BatchTopKSAE":
+        return BatchTopKSAE(d_in, self.d_sae, self.k, **self.shared(generator))
 
 
 class BatchTopKSAE(TopKFamilySAE):

@@ -3,14 +3,21 @@
 Axes: B activations, D `d_in`, F `d_sae`.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from masked_sae.saes.penalized import PenalizedSAE
+from masked_sae.saes.latent_support import Support
+from masked_sae.saes.penalty_family import PenalizedSAE, PenalizedSettings
 from masked_sae.saes.sae import mean_square
-from masked_sae.saes.support import Places
+
+
+@dataclass(kw_only=True)
+class Settings(PenalizedSettings):
+    def make(self, d_in: int, generator: torch.Generator) -> "GatedSAE":
+        return GatedSAE(d_in, self.d_sae, self.sparsity_coefficient, **self.shared(generator))
 
 
 class GatedSAE(PenalizedSAE):
@@ -28,14 +35,14 @@ class GatedSAE(PenalizedSAE):
         self.r_mag_F = nn.Parameter(torch.zeros(self.d_sae))
         self.b_mag_F = nn.Parameter(torch.zeros(self.d_sae))
 
-    def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    def activate(self, pre: Tensor, support: Support) -> tuple[Tensor, Tensor]:
         gate = torch.relu(pre)
-        gain, b_enc, b_mag = map(places.of_latents, (self.r_mag_F.exp(), self.b_enc_F, self.b_mag_F))
+        gain, b_enc, b_mag = map(support.of_latents, (self.r_mag_F.exp(), self.b_enc_F, self.b_mag_F))
         magnitude = torch.relu((gate - b_enc) * gain + b_mag)  # where the gate is closed it counts for nothing
         return torch.where(gate > 0, magnitude, 0.0), gate
 
-    def auxiliary_loss(self, penalized: Tensor, places: Places, target_BD: Tensor) -> Tensor:
-        by_gate_BD = places.sums(penalized, self.W_dec_FD.detach()) + self.b_dec_D.detach()
+    def auxiliary_loss(self, penalized: Tensor, support: Support, target_BD: Tensor) -> Tensor:
+        by_gate_BD = support.sums(penalized, self.W_dec_FD.detach()) + self.b_dec_D.detach()
         return mean_square(target_BD - by_gate_BD)
 
     def inference_encoder(self) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from masked_sae.saes.fast_topk import largest
 from masked_sae.saes.sae import SAE
-from masked_sae.saes.selection import largest
-from masked_sae.saes.topk import TopKSAE
 
 
 @dataclass(frozen=True)
@@ -96,4 +95,4 @@ def for_inference(sae: SAE, scale: float) -> InferenceSAE:
     if threshold_F is not None:
         weights["threshold_F"] = threshold_F / scale
     fixed = {name: tensor.detach().float().contiguous() for name, tensor in weights.items()}
-    return InferenceSAE(**fixed, k=sae.k if isinstance(sae, TopKSAE) else None)
+    return InferenceSAE(**fixed, k=sae.inference_k)

@@ -7,14 +7,39 @@ Neither penalty nor jump has a useful derivative by the threshold. It is estimat
 `t` times as much. By `z` the step has none, and the jump has `H(z - t)`.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from masked_sae.saes.penalized import PenalizedSAE
-from masked_sae.saes.support import Places
+from masked_sae import checks
+from masked_sae.saes.latent_support import Support
+from masked_sae.saes.penalty_family import PenalizedSAE, PenalizedSettings
+from masked_sae.settings import setting
+
+
+@dataclass(kw_only=True)
+class Settings(PenalizedSettings):
+    """Attributes:
+    threshold_init: of every latent; like `bandwidth` in units of activations of mean squared norm `d_in`.
+    bandwidth: of the kernel that estimates the thresholds' gradient.
+    """
+
+    threshold_init: float = setting(unit="of activations of mean squared norm d_in")
+    bandwidth: float = setting(unit="of activations of mean squared norm d_in")
+
+    def check(self) -> None:
+        super().check()
+        checks.finite("sae.threshold_init", self.threshold_init)
+        checks.at_least("sae.threshold_init", self.threshold_init, 0)
+        checks.finite("sae.bandwidth", self.bandwidth)
+        checks.above("sae.bandwidth", self.bandwidth, 0)
+
+    def make(self, d_in: int, generator: torch.Generator) -> "JumpReLUSAE":
+        own = {"threshold_init": self.threshold_init, "bandwidth": self.bandwidth}
+        return JumpReLUSAE(d_in, self.d_sae, self.sparsity_coefficient, **own, **self.shared(generator))
 
 
 class JumpReLUSAE(PenalizedSAE):
@@ -40,8 +65,8 @@ class JumpReLUSAE(PenalizedSAE):
         self.bandwidth = bandwidth
         self.threshold_F = nn.Parameter(torch.full((self.d_sae,), float(threshold_init)))
 
-    def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        jump, step = _JumpAndStep.apply(pre, places.of_latents(self.threshold_F), self.bandwidth)  # type: ignore[misc]
+    def activate(self, pre: Tensor, support: Support) -> tuple[Tensor, Tensor]:
+        jump, step = _JumpAndStep.apply(pre, support.of_latents(self.threshold_F), self.bandwidth)  # type: ignore[misc]
         return jump, step
 
     def matters_above(self) -> Tensor:

@@ -1,9 +1,34 @@
 """Matryoshka BatchTopK SAE (Bussmann et al. 2025, arXiv 2503.17547): every prefix of the latents reconstructs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from masked_sae.saes.batch_topk import BatchTopKSAE
+import torch
+
+from masked_sae.errors import InputError
+from masked_sae.saes.batch_topk import BatchTopKSAE, BatchTopKSettings
+
+
+@dataclass(kw_only=True)
+class Settings(BatchTopKSettings):
+    """Attributes:
+    group_fractions: of the latents, each group's share.
+    """
+
+    group_fractions: list[float]
+
+    def check(self) -> None:
+        super().check()
+        fractions = self.group_fractions
+        if not fractions or not min(fractions) > 0 or not abs(sum(fractions) - 1) <= 1e-6:
+            raise InputError("sae.group_fractions", fractions, "positive fractions of d_sae that sum to 1")
+        if len(fractions) > self.d_sae:
+            raise InputError("sae.group_fractions", fractions, f"at most sae.d_sae={self.d_sae} groups")
+
+    def make(self, d_in: int, generator: torch.Generator) -> "MatryoshkaSAE":
+        groups = group_sizes(self.d_sae, self.group_fractions)
+        return MatryoshkaSAE(d_in, self.d_sae, self.k, groups=groups, **self.shared(generator))
 
 
 class MatryoshkaSAE(BatchTopKSAE):

@@ -3,17 +3,25 @@
 Axes: F `d_sae`.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from masked_sae.saes.penalized import PenalizedSAE
-from masked_sae.saes.support import Places
+from masked_sae.saes.latent_support import Support
+from masked_sae.saes.penalty_family import PenalizedSAE, PenalizedSettings
+
+
+@dataclass(kw_only=True)
+class Settings(PenalizedSettings):
+    def make(self, d_in: int, generator: torch.Generator) -> "ReLUSAE":
+        return ReLUSAE(d_in, self.d_sae, self.sparsity_coefficient, **self.shared(generator))
 
 
 class ReLUSAE(PenalizedSAE):
     """`f = relu((x - b_dec) W_enc + b_enc)`; the penalty is `sum f`, with decoder rows of unit norm."""
 
-    def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    def activate(self, pre: Tensor, support: Support) -> tuple[Tensor, Tensor]:
         latents = torch.relu(pre)
         return latents, latents
 

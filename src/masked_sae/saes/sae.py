@@ -115,6 +115,11 @@ class SAE(nn.Module, ABC):
     def thresholds(self) -> Tensor | None:
         """Where a latent of `inference_encoder` begins to be active, (F,); None where its rank decides."""
 
+    @property
+    def inference_k(self) -> int | None:
+        """How many of an activation's latents are active after training; None where thresholds decide."""
+        return None
+
     def inference_encoder(self) -> tuple[Tensor, Tensor]:
         """Weights (F, D) and biases (F,) that give a latent its value where it is active."""
         return self.W_enc_FD, self.b_enc_F

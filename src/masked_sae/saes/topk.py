@@ -3,11 +3,19 @@
 Axes: B activations, F `d_sae`.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from masked_sae.saes.selection import largest
-from masked_sae.saes.topk_family import TopKFamilySAE
+from masked_sae.saes.fast_topk import largest
+from masked_sae.saes.topk_family import TopKFamilySAE, TopKFamilySettings
+
+
+@dataclass(kw_only=True)
+class Settings(TopKFamilySettings):
+    def make(self, d_in: int, generator: torch.Generator) -> "TopKSAE":
+        return TopKSAE(d_in, self.d_sae, self.k, **self.shared(generator))
 
 
 class TopKSAE(TopKFamilySAE):
@@ -23,3 +31,7 @@ class TopKSAE(TopKFamilySAE):
 
     def thresholds(self) -> None:
         return None
+
+    @property
+    def inference_k(self) -> int:
+        return self.k

@@ -1,21 +1,55 @@
 """What the SAEs share whose sparsity is set, by `k`: training loss, auxiliary loss.
 
-Axes: B activations, D `d_in`, F `d_sae`, G groups of latents (1 but in Matryoshka).
+Axes: B activations, D `d_in`, F `d_sae`, G groups of latents (1 but in Matryoshka), R rows, N numbers in a row.
 
-A training step comes in two versions with the same results to round-off. The plain one is dense products and autograd:
-the reference. The sparse one, the default, computes only with the active latents; see `sparse.py`.
+A training step comes in two versions with the same results to round-off. The plain one, `_reference_step`, is dense
+products and autograd: the reference, and all that has to be read to know what a step computes. The sparse one, the
+default, computes only with the active latents; see `selection.py` and `sparse.py`.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from masked_sae import checks
+from masked_sae.errors import InputError
+from masked_sae.saes.fast_topk import largest
 from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
-from masked_sae.saes.selection import keep_largest, largest
-from masked_sae.saes.sparse import Active, sparse_loss
+from masked_sae.saes.settings import SAESettings
+from masked_sae.saes.sparse_step import Active, sparse_loss
+from masked_sae.settings import setting
+
+
+@dataclass(kw_only=True)
+class TopKFamilySettings(SAESettings):
+    """Attributes:
+    k: active latents for each activation: exactly (TopK), or on average over the batch.
+    aux_k: dead latents that the auxiliary loss uses; 0 for none.
+    """
+
+    k: int = setting(unit="latents per token", sparsity=True)
+    aux_k: int = setting(unit="latents")
+    aux_coefficient: float
+
+    @property
+    def target_l0(self) -> float:
+        return self.k
+
+    def check(self) -> None:
+        super().check()
+        if not 1 <= self.k <= self.d_sae:
+            raise InputError("sae.k", self.k, f"1 to sae.d_sae={self.d_sae}")
+        if not 0 <= self.aux_k <= self.d_sae:
+            raise InputError("sae.aux_k", self.aux_k, f"0 to sae.d_sae={self.d_sae}")
+        checks.finite("sae.aux_coefficient", self.aux_coefficient)
+        checks.at_least("sae.aux_coefficient", self.aux_coefficient, 0)
+
+    def shared(self, generator: torch.Generator) -> dict[str, Any]:
+        return super().shared(generator) | {"aux_k": self.aux_k, "aux_coefficient": self.aux_coefficient}
 
 
 class TopKFamilySAE(SAE):
@@ -68,10 +102,10 @@ class TopKFamilySAE(SAE):
 
     def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
         """`loss = reconstruction_loss + aux_coefficient * auxiliary_loss`."""
-        step = self._dense_step if self.reference else self._sparse_step
+        step = self._reference_step if self.reference else self._sparse_step
         return step(x_BD, target_BD, hide_latents)
 
-    def _dense_step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents) -> TrainingOutput:
+    def _reference_step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents) -> TrainingOutput:
         pre_BF = hide_latents(self.pre_activations(x_BD))
         f_BF = self.select(pre_BF)
         dead_F = self._count_silence((f_BF > 0).any(0), len(x_BD))
@@ -141,3 +175,17 @@ class TopKFamilySAE(SAE):
         On CUDA always, since to ask is to wait for the device: without dead latents the loss has no gradient.
         """
         return self.aux_k > 0 and (dead_F.is_cuda or bool(dead_F.any()))
+
+
+def keep_largest(pre_RN: Tensor, k: int) -> Tensor:
+    """Each row with all but its `k` largest positive numbers set to 0, (R, N): what remains is active.
+
+    TopK asks it of each activation's pre-activations (Gao et al. 2024, arXiv 2406.04093, equation 2, with a ReLU),
+    BatchTopK of the whole batch's, as one row of `B * F` (Bussmann et al. 2024, arXiv 2412.06410, equation 5). Among
+    equal numbers those that come first are kept.
+    """
+    kth_R1 = pre_RN.detach().topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above_RN, equal_RN = pre_RN > kth_R1, pre_RN == kth_R1
+    places_left_R1 = k - above_RN.sum(1, keepdim=True)
+    kept_RN = above_RN | (equal_RN & (equal_RN.cumsum(1) <= places_left_R1))
+    return torch.where(kept_RN & (pre_RN > 0), pre_RN, 0.0)

@@ -15,10 +15,11 @@ from typing import Any
 
 from masked_sae.errors import InputError
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
-from masked_sae.runs.members import Member
+from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
-from masked_sae.sweeps.local import Job, end_sweep, record_sweeps, train_member
-from masked_sae.training.run import clear_run, is_complete
+from masked_sae.runs.sweep_record import Member
+from masked_sae.sweeps.local import end_sweep, record_sweeps, train_member
+from masked_sae.training.train_run import clear_run, is_complete
 
 _POLL_SECONDS = 2.0
 _LAST_NEWS_SECONDS = 10.0
@@ -36,11 +37,11 @@ class MemberJob:
     checkpoint and waits for the end: SLURM requeues a preempted job by itself, but not one that leaves first.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def __call__(self) -> str:
-        state = train_member(self._job, patience=3 * DEAD_AFTER_SECONDS)
+        state = train_member(self._run, patience=3 * DEAD_AFTER_SECONDS)
         if state is None or state.status != "preempted":
             return "held by another process" if state is None else state.status
         return self._give_way(state)
@@ -59,40 +60,44 @@ class MemberJob:
                 signal.raise_signal(signal.SIGUSR2)
             except UncompletedJobError:
                 reason = "reached its time limit more often than hydra.launcher.max_num_timeout allows"
-                write_state(self._job.member.folder.state, state, status="failed", error=reason)
+                write_state(self._run.folder.state, state, status="failed", error=reason)
                 return "failed"
         time.sleep(_LONGEST_GRACE_SECONDS)
         return state.status
 
 
-def submit_and_wait(jobs: Sequence[Job], settings: Mapping[str, Any]) -> None:
-    """Submits the members that are not done; waits for all and prints how they ended, or returns if detached."""
-    members = [job.member for job in jobs]
-    sweep = members[0].folder.path.parent
-    record_sweeps(members)
-    waiting = [job for job in jobs if wants_training(job)]
+def submit_and_wait(runs: Sequence[Run], settings: Mapping[str, Any], command: Sequence[str] = ()) -> None:
+    """Submits the members that are not done; waits for all and prints how they ended, or returns if detached.
+
+    Args:
+        settings: of the launcher.
+        command: what stood on the command line.
+    """
+    sweep = runs[0].folder.path.parent
+    record_sweeps(runs, command)
+    waiting = [run for run in runs if wants_training(run)]
     ids = _submit(waiting, settings) if waiting else []
-    for job, job_id in zip(waiting, ids, strict=True):
-        print(f"{job.member.label}: SLURM job {job_id}")
-    if jobs[0].config.detach:
-        print(f"submitted {len(waiting)} of {len(jobs)} runs; look with: python -m src.status {sweep}")
+    for run, job_id in zip(waiting, ids, strict=True):
+        print(f"{run.label}: SLURM job {job_id}")
+    if runs[0].config.detach:
+        print(f"submitted {len(waiting)} of {len(runs)} runs; look with: python -m src.status {sweep}")
         return
-    _follow([job.member for job in waiting], ids)
-    end_sweep(members)
+    _follow(waiting, ids)
+    end_sweep(runs)
 
 
-def wants_training(job: Job) -> bool:
+def wants_training(run: Run) -> bool:
     """Whether the member is neither done and measured nor in somebody's hands."""
-    folder = job.member.folder
+    folder = run.folder
     state = read_state(folder.state)
-    if is_complete(folder, job.config, state) and not job.config.force:
+    if is_complete(run, state) and not run.config.force:
         return False
     if state is not None and state.job_id not in (None, slurm_job_id()) and queued_jobs([str(state.job_id)]):
-        print(f"{job.member.label}: in the queue already, as SLURM job {state.job_id}")
+        print(f"{run.label}: in the queue already, as SLURM job {state.job_id}")
         return False
     try:
         with hold(folder.lock):
-            if job.config.force:  # here and now, not once more whenever the job is requeued
+            if run.config.force:  # here and now, not once more whenever the job is requeued
                 clear_run(folder)
                 state = None
             new = state or RunState(folder.run_id, "created")
@@ -103,7 +108,7 @@ def wants_training(job: Job) -> bool:
     return True
 
 
-def _submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> list[str]:
+def _submit(runs: Sequence[Run], settings: Mapping[str, Any]) -> list[str]:
     import submitit
     from submitit.core.utils import FailedJobError
 
@@ -116,21 +121,21 @@ def _submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> list[str]:
             **{key if key in _COMMON else f"slurm_{key}": settings[key] for key in settings if key not in own}
         )
         with executor.batch():
-            submitted = [executor.submit(MemberJob(_unforced(job))) for job in jobs]
+            submitted = [executor.submit(MemberJob(_unforced(run))) for run in runs]
     except (RuntimeError, FailedJobError) as error:
-        for job in jobs:
-            _forget_if_new(job.member)
+        for run in runs:
+            _forget_if_new(run)
         valid = f"a cluster that takes the job ({' '.join(str(error).split())})"
         raise InputError("hydra/launcher", "slurm", valid) from error
-    for job, slurm_job in zip(jobs, submitted, strict=True):
-        state = read_state(job.member.folder.state)
+    for run, slurm_job in zip(runs, submitted, strict=True):
+        state = read_state(run.folder.state)
         if state is not None and state.status == "created":  # a quick job may have gone further by now
-            write_state(job.member.folder.state, state, job_id=slurm_job.job_id)
+            write_state(run.folder.state, state, job_id=slurm_job.job_id)
     return [slurm_job.job_id for slurm_job in submitted]
 
 
-def _unforced(job: Job) -> Job:
-    return replace(job, config=replace(job.config, force=False))
+def _unforced(run: Run) -> Run:
+    return replace(run, config=replace(run.config, force=False))
 
 
 def _forget_if_new(member: Member) -> None:

@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from masked_sae.runs.lock import silence
-from masked_sae.runs.members import Member, read_members
 from masked_sae.runs.state import RunState, read_state
-from masked_sae.sweeps.summary import heading
+from masked_sae.runs.sweep_record import Member, heading, labels_of, read_members
 
 _COLOURS = {"done": "green", "running": "cyan", "failed": "red", "preempted": "yellow", "missing": "red"}
 _SILENT_AFTER = timedelta(minutes=10)
@@ -38,9 +37,9 @@ def _all_ended(sweep: Path) -> bool:
 def _view(sweep: Path) -> Group:
     members = read_members(sweep)
     table = Table(box=None, pad_edge=False)
-    keys = list(dict.fromkeys(key for member in members for key in member.swept))
+    keys, labels = list(dict.fromkeys(key for member in members for key in member.swept)), labels_of(members)
     for key in keys or ["run"]:
-        table.add_column(heading(key), justify="right")
+        table.add_column(heading(key, labels), justify="right")
     for name in ("state", "done", "tok/s", "left", "loss", "L0", "EV", "job"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     notes: list[Text] = []

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.members import Member
 from masked_sae.runs.state import read_state
+from masked_sae.runs.sweep_record import Member, heading, labels_of
 
 _COLUMNS = {  # metric in results.json -> heading, format
     "core/l0": ("L0", "{:.1f}"),
@@ -21,10 +21,10 @@ _COLUMNS = {  # metric in results.json -> heading, format
 def print_members(members: Sequence[Member]) -> None:
     """A table that fits 80 columns, then the folders, then one line for each member that is not done."""
     console = Console(highlight=False, soft_wrap=True)
-    keys = list(dict.fromkeys(key for member in members for key in member.swept))
+    keys, labels = list(dict.fromkeys(key for member in members for key in member.swept)), labels_of(members)
     table = Table(box=None, pad_edge=False)
     for key in keys:
-        table.add_column(heading(key), justify="right")
+        table.add_column(heading(key, labels), justify="right")
     for title, _ in _COLUMNS.values():
         table.add_column(title, justify="right")
     table.add_column("tokens/s", justify="right")
@@ -41,11 +41,6 @@ def print_members(members: Sequence[Member]) -> None:
         state = read_state(member.folder.state)
         if state is not None and state.error:
             console.print(f"{state.status}: {member.label}: {state.error}", markup=False)
-
-
-def heading(key: str) -> str:
-    """A configuration key as a column's heading: `mask.token.rate` is the mask rate."""
-    return {"mask.token.rate": "mask rate"}.get(key, key.split(".")[-1].replace("_", " "))
 
 
 def _measured(folder: RunFolder) -> list[str]:

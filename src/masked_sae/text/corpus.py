@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from masked_sae.config import DataConfig
 from masked_sae.text.documents import (
     Document,
     content_digest,
@@ -17,6 +16,7 @@ from masked_sae.text.documents import (
     stdlib_documents,
     text_documents,
 )
+from masked_sae.text.settings import DataSettings
 from masked_sae.text.store import TokenStore, open_or_build, store_key
 from masked_sae.text.synthetic import read_recipe, synthetic_documents
 
@@ -38,7 +38,7 @@ class Corpus:
     token_limit: int | None = None
 
 
-def find_corpus(data: DataConfig, tokens_needed: int) -> Corpus:
+def find_corpus(data: DataSettings, tokens_needed: int) -> Corpus:
     """The corpus of `data`; of a hub's dataset and of synthetic text no more than `tokens_needed` training
     tokens are read.
 
@@ -69,13 +69,15 @@ def _stdlib_digest() -> str:
     return digest.hexdigest()
 
 
-def tokens_needed(data: DataConfig, kept_share: float) -> int:
+def tokens_needed(data: DataSettings, kept_share: float) -> int:
     """Tokens to read of an endless source, with a tenth to spare for separators and for whole windows."""
     window = min(data.window_tokens, data.train_tokens)
     return math.ceil(1.1 * (data.train_tokens / data.max_epochs + window) / kept_share)
 
 
-def token_store(corpus: Corpus, data: DataConfig, tokenizer: Any, separator: int | None, progress: bool) -> TokenStore:
+def token_store(
+    corpus: Corpus, data: DataSettings, tokenizer: Any, separator: int | None, progress: bool
+) -> TokenStore:
     """The corpus as tokens, built now if it never was."""
     return open_or_build(
         Path(data.store_dir),

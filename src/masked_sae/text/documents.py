@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from masked_sae.errors import InputError
+from masked_sae.errors import InputError, first_line
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT_COLUMN = "text"
@@ -204,6 +204,6 @@ def hub_documents(name: str, split: str, column: str, revision: str | None) -> I
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        valid = f"a dataset with split {split!r} that can be reached, or data=text with local files ({first_line})"
+        reason = first_line(error)
+        valid = f"a dataset with split {split!r} that can be reached, or data=text with local files ({reason})"
         raise InputError("data.name", name, valid) from error

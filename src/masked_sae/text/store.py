@@ -21,6 +21,7 @@ from tqdm import tqdm
 from masked_sae.errors import InputError
 from masked_sae.files import folder_aside, remove_leftovers, write_json
 from masked_sae.text.documents import Document, in_validation
+from masked_sae.text.tokenizer import tokenizer_digest
 
 _FORMAT = 1
 _DOCUMENTS_AT_ONCE = 64
@@ -58,12 +59,6 @@ def store_key(content: str, tokenizer: Any, separator: int | None, validation_sh
     """A digest of everything that decides what a store holds."""
     parts = [_FORMAT, content, tokenizer_digest(tokenizer), separator, validation_share]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def open_or_build(
@@ -148,8 +143,3 @@ def _tokenized(documents: Iterable[Document], tokenizer: Any) -> Iterator[tuple[
     while batch := list(itertools.islice(pending, _DOCUMENTS_AT_ONCE)):
         encoded = tokenizer([d.text for d in batch], add_special_tokens=False, verbose=False)["input_ids"]
         yield from zip(batch, encoded, strict=True)
-
-
-def sequences(tokens: NDArray[Any], length: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N, length) stretches of the flat tokens; stretch `i` begins at `i * length`."""
-    return np.stack([tokens[i * length : (i + 1) * length] for i in indices.tolist()]).astype(np.int64)

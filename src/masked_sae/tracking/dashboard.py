@@ -1,7 +1,7 @@
 """The workspace of a sweep: fronts, responses to the mask, settings through to metrics, and training."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,33 +11,17 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from masked_sae.errors import InputError
-from masked_sae.report.catalogue import Metric, describe, headline_metrics
+from masked_sae.masks.run_masks import PAPER_RATE  # where no rate differs
+from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design, distinct, read_design
-from masked_sae.report.runs import Runs, read_runs
+from masked_sae.report.runs_table import Runs, read_runs
 from masked_sae.report.series import look
+from masked_sae.runs.curve import COLUMNS, VALIDATED, Column
+from masked_sae.tracking.run_tracker import shown_as
 from masked_sae.tracking.server import wandb_id
 
-_RATES = ("mask.token.rate", "mask.latent.rate", "mask.input.rate")
 _ALWAYS = ("core/explained_variance", "core/ce_recovered")  # shown where nothing is measured yet
-_TRAINING = {
-    "train/loss": "Loss",
-    "train/reconstruction_loss": "Loss: reconstruction",
-    "train/sparsity_loss": "Loss: sparsity, not weighted",
-    "train/auxiliary_loss": "Loss: auxiliary",
-    "train/explained_variance": "Explained variance",
-    "train/l0": "L0",
-    "train/dead_latents": "Dead latents (share)",
-    "train/threshold": "Threshold",
-    "train/masked_share": "Masked tokens (share)",
-    "train/tokens_per_second": "Tokens per second",
-    "train/lm_time_share": "The LM's share of the time",
-    "train/peak_memory_gib": "Peak memory (GiB)",
-}
-_HELD_OUT = {
-    "val/ce_recovered": "CE loss recovered",
-    "val/explained_variance": "Explained variance",
-    "val/l0": "L0",
-}
+_NO_CHARTS = ("lr", "seconds")  # which tell nothing that the others don't
 _FEWEST_LINES, _MOST_LINES = 10, 100  # W&B's default, and the most that its interface offers
 
 
@@ -76,18 +60,18 @@ def build_workspace(runs: Runs, design: Design, entity: str, project: str) -> ws
         runs: see `of_wandb`.
     """
     groups = sorted({str(name) for name in runs.table["name"].dropna()})
-    metrics = headline_metrics(key for key in runs.metrics if runs.table[key].notna().any())
-    metrics = metrics or [describe(key) for key in _ALWAYS]
-    rates = [key for key in _RATES if key in design.varied] or [_RATES[0]]
+    metrics = runs.catalogue.headlines(key for key in runs.metrics if runs.table[key].notna().any())
+    metrics = metrics or [runs.catalogue.describe(key) for key in _ALWAYS]
+    rates = [key for key in design.varied if key.startswith("mask.") and key.endswith(".rate")] or [PAPER_RATE]
     colours = _colours(runs, rates[0])
     in_groups = len(runs.table) + len(groups)  # each group has a W&B run of the whole sweep besides
     lines = min(max(in_groups, _FEWEST_LINES), _MOST_LINES)
     sections = [
         _section("Pareto", [_front(metric, rates[0], colours) for metric in metrics]),
         _section("Mask response", [_response(metric, rate) for rate in rates for metric in metrics]),
-        _section("Parallel coordinates", [_coordinates(design, rates, metrics)], columns=1, rows=1),
-        _section("Training", _curves(_TRAINING, lines), rows=3),
-        _section("Held out, while training", _curves(_HELD_OUT, lines), rows=1),
+        _section("Parallel coordinates", [_coordinates(runs, design, rates, metrics)], columns=1, rows=1),
+        _section("Training", _curves(COLUMNS, lines), rows=3),
+        _section("Held out, while training", _curves(VALIDATED, lines), rows=1),
     ]
     return ws.Workspace(
         entity=entity,
@@ -146,7 +130,9 @@ def _response(metric: Metric, rate: str) -> wr.ScatterPlot:
     )
 
 
-def _coordinates(design: Design, rates: Sequence[str], metrics: Sequence[Metric]) -> wr.ParallelCoordinatesPlot:
+def _coordinates(
+    runs: Runs, design: Design, rates: Sequence[str], metrics: Sequence[Metric]
+) -> wr.ParallelCoordinatesPlot:
     """From the settings that differ, mask first and seed last, over L0 to the metrics."""
     others = [
         key
@@ -157,16 +143,17 @@ def _coordinates(design: Design, rates: Sequence[str], metrics: Sequence[Metric]
     measured = dict.fromkeys([*(metric.l0 for metric in metrics), *(metric.key for metric in metrics)])
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(key), display_name=key) for key in settings]
     columns += [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key), display_name=describe(key).label)
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key), display_name=runs.catalogue.describe(key).label)
         for key in measured
     ]
     return wr.ParallelCoordinatesPlot(title="Settings and metrics", columns=columns)
 
 
-def _curves(named: dict[str, str], lines: int) -> list[wr.LinePlot]:
+def _curves(columns: Mapping[str, Column], lines: int) -> list[wr.LinePlot]:
     return [
-        wr.LinePlot(title=title, x="tokens", y=[key], title_x="tokens", max_runs_to_show=lines)
-        for key, title in named.items()
+        wr.LinePlot(title=column.title, x="tokens", y=[shown_as(key)], title_x="tokens", max_runs_to_show=lines)
+        for key, column in columns.items()
+        if key not in _NO_CHARTS
     ]
 
 

@@ -5,19 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from masked_sae.config import WandbConfig
-from masked_sae.report.catalogue import headline_metrics
+from masked_sae.config import WandbSettings
 from masked_sae.report.design import read_design
-from masked_sae.report.runs import read_runs
+from masked_sae.report.runs_table import read_runs
 from masked_sae.report.series import fronts
-from masked_sae.runs.members import MEMBERS, read_members
-from masked_sae.tracking.run import make_wandb_logger
+from masked_sae.runs.sweep_record import MEMBERS, read_members
+from masked_sae.tracking.run_tracker import track_run
 from masked_sae.tracking.tables import as_table
 
 RUN_ID = "sweep"
 
 
-def log_sweep(sweep: Path, settings: WandbConfig) -> None:
+def log_sweep(sweep: Path, settings: WandbSettings) -> None:
     """Logs `sweep_tables`, once every member of the sweep is measured; what a later call logs is shown first.
 
     Whatever goes wrong is a warning: the runs themselves are done.
@@ -30,13 +29,13 @@ def log_sweep(sweep: Path, settings: WandbConfig) -> None:
         if not tables:
             return
         group = sweep.resolve().name
-        logger = make_wandb_logger(
+        tracker = track_run(
             settings, run_id=RUN_ID, group=group, folder=sweep, config={}, resumes=False, name=f"{group}, all runs"
         )
-        if logger is not None:
-            logger.begin()
-            logger.show(tables)
-            logger.finish(failed=False)
+        if tracker is not None:
+            tracker.begin()
+            tracker.show(tables)
+            tracker.finish(failed=False)
     except Exception as error:  # noqa: BLE001
         warnings.warn(f"{sweep}: its tables are not in W&B: {error}", stacklevel=2)
 
@@ -52,7 +51,7 @@ def sweep_tables(sweep: Path) -> Mapping[str, Any]:
     runs = read_runs([sweep])
     if len(runs.unfinished):
         return {}
-    design, metrics = read_design(runs), headline_metrics(runs.metrics)
+    design, metrics = read_design(runs), runs.catalogue.headlines(runs.metrics)
     shown: dict[str, Any] = {}
     for metric in metrics:
         found = fronts(runs, design, metric)

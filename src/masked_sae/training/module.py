@@ -1,6 +1,8 @@
-"""LightningModule over an SAE: one optimizer step, and the learning rate of every step."""
+"""LightningModule over an SAE: one optimizer step.
 
-from dataclasses import dataclass
+Axes: B activations, D `d_in`, F `d_sae`.
+"""
+
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,29 +11,9 @@ from torch import Tensor
 
 from masked_sae.activations.stream import Batch
 from masked_sae.errors import NonFiniteError
-from masked_sae.masks.masking import hide_inputs, hide_latents
-from masked_sae.randomness import torch_generator
+from masked_sae.masks.run_masks import Masks
 from masked_sae.saes import SAE, TrainingOutput
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up to `lr`, then constant, then linear decay to 0 over the last `decay_fraction` of the steps."""
-
-    lr: float
-    warmup_steps: int
-    decay_fraction: float
-    steps: int
-
-    def at(self, step: int) -> float:
-        decay_steps = self.decay_fraction * self.steps
-        decay = min(1.0, (self.steps - step) / decay_steps) if decay_steps >= 1 else 1.0
-        return self.lr * min(warmed_up(step, self.warmup_steps), decay)
-
-
-def warmed_up(step: int, warmup_steps: int) -> float:
-    """The share that a linear warm-up has reached at a step."""
-    return min(1.0, (step + 1) / max(1, warmup_steps))
+from masked_sae.training.schedule import Schedule, warmed_up
 
 
 class SAEModule(pl.LightningModule):
@@ -40,19 +22,10 @@ class SAEModule(pl.LightningModule):
     Every random choice of a step is drawn from the seed and the step, so there is no generator state to carry along.
     """
 
-    def __init__(
-        self,
-        sae: SAE,
-        schedule: Schedule,
-        seed: int,
-        latent_mask_rate: float = 0.0,
-        input_mask_rate: float = 0.0,
-        penalty_warmup_steps: int = 0,
-    ) -> None:
+    def __init__(self, sae: SAE, schedule: Schedule, masks: Masks, penalty_warmup_steps: int = 0) -> None:
         super().__init__()
-        self.sae, self.schedule, self.seed = sae, schedule, seed
+        self.sae, self.schedule, self.masks = sae, schedule, masks
         self.penalty_warmup_steps = penalty_warmup_steps
-        self.latent_mask_rate, self.input_mask_rate = latent_mask_rate, input_mask_rate
         self.step = 0
         self.output: TrainingOutput | None = None  # of the latest step, for callbacks
         self.masked_share = 0.0
@@ -63,9 +36,9 @@ class SAEModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = self.schedule.at(self.step)
-        x_BD = hide_inputs(batch.x_BD, self.input_mask_rate, self._generator("input mask"))
+        x_BD = self.masks.mask_inputs(batch.x_BD, self.step)
         penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
-        self.output = self.sae.training_output(x_BD, batch.target_BD, self._hide_latents, penalty_share)
+        self.output = self.sae.training_output(x_BD, batch.target_BD, self._mask_latents, penalty_share)
         self.masked_share = batch.masked_share
         return self.output.loss
 
@@ -89,8 +62,5 @@ class SAEModule(pl.LightningModule):
                 f"expected a finite number: lower optim.lr={self.schedule.lr:g}, or set optim.gradient_clip"
             )
 
-    def _hide_latents(self, pre_BF: Tensor) -> Tensor:
-        return hide_latents(pre_BF, self.latent_mask_rate, self._generator("latent mask"))
-
-    def _generator(self, purpose: str) -> torch.Generator:
-        return torch_generator(self.seed, purpose, self.step, self.device)
+    def _mask_latents(self, pre_BF: Tensor) -> Tensor:
+        return self.masks.mask_latents(pre_BF, self.step)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from masked_sae.activations.held_out import sequences_of_all
 from masked_sae.activations.lm import LM
-from masked_sae.activations.stream import Layout
+from masked_sae.activations.sequences import Sequences
 from masked_sae.errors import InputError
-from masked_sae.evals.texts.activations import Reading
+from masked_sae.evals.texts.activation_cache import TokenizedTexts
 from masked_sae.randomness import numpy_generator
 
 TRAIN_SHARE = 0.8
@@ -37,7 +37,7 @@ class Concepts:
     """
 
     set_name: str
-    reading: Reading
+    texts: TokenizedTexts
     names: tuple[str, ...]
     labels_PC: Tensor
     test_P: Tensor
@@ -75,7 +75,7 @@ def first_letter(
     n_train = int(train_share * len(ids))
     if min(n_train, len(ids) - n_train) <= examples:
         valid = f"more than {examples} alphabetic words to learn from and to test on; found {len(ids)} in all"
-        raise InputError("words", words, valid)
+        raise InputError("eval.concept_words", words, valid)
 
     def encode(text: str) -> list[int]:
         return lm.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -95,9 +95,8 @@ def first_letter(
     lengths_N = torch.tensor([len(text) for text in texts])
     longest = int(lengths_N.max())
     if lm.context_limit is not None and longest > lm.context_limit:
-        raise InputError(
-            "examples", examples, f"fewer: a text has {longest} tokens, and the LM takes {lm.context_limit}"
-        )
+        valid = f"an LM that takes its texts, of up to {longest} tokens: this one takes {lm.context_limit}"
+        raise InputError("eval.concepts", "first_letter", valid)
     tokens_NT = torch.zeros(len(texts), longest, dtype=torch.long)
     for row, text in enumerate(texts):
         tokens_NT[row, : len(text)] = torch.tensor(text)
@@ -105,7 +104,9 @@ def first_letter(
     read_NT[torch.arange(len(texts)), torch.tensor(positions)] = True
     labels_PC = torch.from_numpy(initials)[:, None] == torch.arange(len(letters))
     test_P = torch.arange(len(texts)) >= n_train
-    return Concepts("first_letter", Reading(tokens_NT, lengths_N, read_NT), tuple(letters), labels_PC, test_P, minimum)
+    return Concepts(
+        "first_letter", TokenizedTexts(tokens_NT, lengths_N, read_NT), tuple(letters), labels_PC, test_P, minimum
+    )
 
 
 TOKEN_CLASSES: dict[str, Callable[[str], bool]] = {
@@ -123,30 +124,30 @@ TOKEN_CLASSES: dict[str, Callable[[str], bool]] = {
 
 
 def token_class(
-    lm: LM, layout: Layout, *, tokens: int, train_share: float = TRAIN_SHARE, seed: int, minimum: int = 5
+    lm: LM, held_out: Sequences, *, tokens: int, train_share: float = TRAIN_SHARE, seed: int, minimum: int = 5
 ) -> Concepts:
     """What kind of token stands at each position of a text, by its string; for LMs too small to spell.
 
     Args:
-        layout: held-out text. Sequences are spread over all of it, and each is either learnt from or tested on.
+        held_out: held-out text. Sequences are spread over all of it, and each is either learnt from or tested on.
         tokens: about as many positions.
 
     Raises:
         InputError: the text is too short to have sequences for both.
     """
-    indices = sequences_of_all(layout, tokens)
+    indices = sequences_of_all(held_out, tokens)
     n_sequences = len(indices)
     n_train = int(train_share * n_sequences)
     if n_train < 1 or n_train == n_sequences:
-        raise InputError("tokens", tokens, f"enough for 2 or more sequences of {layout.content_length}")
-    tokens_NT, kept_NT = layout.read(indices)
-    reading = Reading(tokens_NT, torch.full((n_sequences,), tokens_NT.shape[1]), kept_NT)
+        raise InputError("eval.concept_tokens", tokens, f"enough for 2 or more sequences of {held_out.content_length}")
+    tokens_NT, kept_NT = held_out.read(indices)
+    texts = TokenizedTexts(tokens_NT, torch.full((n_sequences,), tokens_NT.shape[1]), kept_NT)
     order = numpy_generator(seed, "token class").permutation(n_sequences)
     test_N = torch.from_numpy(order >= n_train)
     strings = vocabulary_strings(lm.tokenizer)
     classes_VC = torch.tensor([[holds(text) for holds in TOKEN_CLASSES.values()] for text in strings])
     labels_PC = classes_VC[tokens_NT[kept_NT]]
-    return Concepts("token_class", reading, tuple(TOKEN_CLASSES), labels_PC, test_N[reading.texts_P], minimum)
+    return Concepts("token_class", texts, tuple(TOKEN_CLASSES), labels_PC, test_N[texts.texts_P], minimum)
 
 
 def vocabulary_strings(tokenizer: Any) -> list[str]:

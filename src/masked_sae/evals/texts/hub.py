@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from masked_sae.activations.lm import SpecialTokens
-from masked_sae.errors import InputError
+from masked_sae.errors import InputError, first_line
 from masked_sae.evals.texts.labelled import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask, framed
 from masked_sae.randomness import numpy_generator
+from masked_sae.text.tokenizer import SpecialTokens
 
 CONTEXT_LENGTH = 128  # tokens, special ones included, of which longer texts keep the first (SAEBench)
 PROBE_TEXTS = Sizes(train=4000, test=1000)  # of a probe, one half of its class (SAEBench)
@@ -99,7 +99,7 @@ def spurious_task(
         InputError: as above, or not two classes.
     """
     if len(part.classes) != 2 or part.attribute_column is None:
-        raise InputError("classes", list(part.classes), "two classes, and an attribute column")
+        raise InputError("eval.tasks", f"{name}: {list(part.classes)}", "two classes, and an attribute column")
     first, _ = part.classes
     found = _Found(seed)
     train, test = sizes.train // 4, sizes.test // 4
@@ -128,7 +128,7 @@ def shift_task(
     """
     names = [label for part in inside for label in part.classes]
     if sorted(names) != sorted(label for part in shifted for label in part.classes):
-        raise InputError("classes", names, "the same class names in distribution and shifted")
+        raise InputError("eval.tasks", f"{name}: {names}", "the same class names in distribution and shifted")
     found = _Found(seed)
     counts: list[int] = []
     for parts in (inside, shifted):
@@ -185,7 +185,7 @@ class _Found:
         poorest = min(found, key=lambda key: len(found[key]) - wanted[key])
         label = poorest[0] if poorest[1] is None else f"{poorest[0]} with {part.attribute_column}={poorest[1]}"
         valid = f"{wanted[poorest]} texts of {label} in split {split!r} (there are {len(found[poorest])})"
-        raise InputError("eval.datasets", part.name, valid)
+        raise InputError("eval.tasks", part.name, valid)
 
     def task(
         self, name: str, names: Sequence[str], tokenizer: Any, special: SpecialTokens, context_length: int
@@ -197,7 +197,7 @@ class _Found:
         places = {label: index for index, label in enumerate(names)}
         return LabelledTexts(
             name=name,
-            reading=framed(encoded["input_ids"], special),
+            texts=framed(encoded["input_ids"], special),
             rows_N=torch.arange(len(texts)),
             train_N=torch.tensor([train for _, train, _ in self.rows]),
             label_names=tuple(names),
@@ -219,7 +219,7 @@ def _value(part: HubTexts, row: Mapping[str, Any], column: str) -> Any:
     value: Any = row
     for key in column.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise InputError("eval.datasets", f"{part.name}:{column}", f"one of its columns: {', '.join(row)}")
+            raise InputError("eval.tasks", f"{part.name}:{column}", f"one of its columns: {', '.join(row)}")
         value = value[key]
     return value
 
@@ -232,9 +232,8 @@ def _rows(part: HubTexts, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
             part.name, part.configuration, split=split, revision=part.revision, streaming=part.streaming
         )
     except (OSError, ValueError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        valid = f"a dataset with split {split!r} that can be reached, on the hub or in a folder ({first_line})"
-        raise InputError("eval.datasets", part.name, valid) from error
+        valid = f"a dataset with split {split!r} that can be reached, on the hub or in a folder ({first_line(error)})"
+        raise InputError("eval.tasks", part.name, valid) from error
     if part.streaming:
         yield from data
     else:

@@ -1,6 +1,6 @@
 """Texts with labels, as tasks for probing, TPP, SCR and OOD, and how they are framed for the LM.
 
-Axes: R texts of a reading, N texts of a task, T positions.
+Axes: R texts that are read together, N texts of a task, T positions.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masked_sae.activations.lm import SpecialTokens
-from masked_sae.evals.texts.activations import Reading
+from masked_sae.evals.texts.activation_cache import TokenizedTexts
+from masked_sae.text.tokenizer import SpecialTokens
+
+# On which the figures of all families on labelled texts depend.
+TEXT_SETTINGS = ("seed", "text_tokens", "texts_per_class", "tasks")
 
 
 @dataclass(frozen=True)
 class LabelledTexts:
     """What all tasks have.
 
-    Tasks share a reading where they share texts, so that each is read and encoded once: a task's mean activations are
-    `reading.pooled(x_PD)[rows_N]`.
+    Tasks share tokenized texts, so that each is read and encoded once: a task's mean activations are
+    `texts.pooled(x_PD)[rows_N]`.
 
     Attributes:
         name: of the task.
-        reading: R texts.
+        texts: R texts.
         rows_N: int64, the task's texts among them.
         train_N: bool; the other texts test.
         label_names: of the C classes.
@@ -31,7 +34,7 @@ class LabelledTexts:
     """
 
     name: str
-    reading: Reading
+    texts: TokenizedTexts
     rows_N: Tensor
     train_N: Tensor
     label_names: tuple[str, ...]
@@ -75,8 +78,8 @@ class Sizes:
     test: int
 
 
-def framed(texts: Sequence[Sequence[int]], special: SpecialTokens) -> Reading:
-    """Token sequences between the LM's special tokens, as `stream.Layout` has them; all but special ones are read.
+def framed(texts: Sequence[Sequence[int]], special: SpecialTokens) -> TokenizedTexts:
+    """Token sequences between the LM's special tokens, as `Sequences` has them; all but special ones are read.
 
     Args:
         texts: ordinary tokens of each text, of any lengths.
@@ -89,4 +92,4 @@ def framed(texts: Sequence[Sequence[int]], special: SpecialTokens) -> Reading:
         tokens_NT[row, : lengths_N[row]] = [*prefix, *text, *suffix]
         read_NT[row, len(prefix) : len(prefix) + len(text)] = True
     read_NT &= ~np.isin(tokens_NT, special.ids)
-    return Reading(torch.from_numpy(tokens_NT), lengths_N, torch.from_numpy(read_NT))
+    return TokenizedTexts(torch.from_numpy(tokens_NT), lengths_N, torch.from_numpy(read_NT))

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masked_sae.activations.lm import SpecialTokens
 from masked_sae.errors import InputError
 from masked_sae.evals.texts.labelled import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask, framed
 from masked_sae.randomness import numpy_generator
 from masked_sae.text.documents import Document, stdlib_documents
+from masked_sae.text.tokenizer import SpecialTokens
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "unittest", "xml")  # several files and enough prose in each
 KINDS = ("code", "prose", "reference")
@@ -50,7 +50,7 @@ def stdlib_tasks(
     test_share: float = 0.25,
     seed: int = 0,
 ) -> tuple[ProbingTask | SpuriousTask | ShiftTask, ...]:
-    """Tasks on one reading: which package (code and prose mixed), which kind, package against kind, code to prose.
+    """Tasks on the same texts: which package (code and prose mixed), which kind, package against kind, code to prose.
 
     A text is `text_tokens` consecutive tokens of one file; texts do not overlap. Whole files are train or test, code
     and docstrings of a file alike, so that no text has a neighbour, and no probe a file's names, on the other side.
@@ -64,7 +64,7 @@ def stdlib_tasks(
         InputError: a package is not there, or has too little text to be split.
     """
     if len(set(packages)) < 2:
-        raise InputError("eval.packages", list(packages), "two packages of the standard library at least")
+        raise ValueError(f"packages={list(packages)}: expected two of the standard library at least")
     chunks = _all_chunks(tokenizer, text_tokens, packages)
     test_files = {file for package in (*packages, _REFERENCE) for file in _test_files(chunks, package, test_share)}
     cells: dict[tuple[str, int, bool], list[list[int]]] = {}
@@ -84,7 +84,7 @@ def stdlib_tasks(
     names = {package: index for index, package in enumerate((*packages, _REFERENCE))}
     package_N = np.array([names[package] for package, _, _ in rows])
     kind_N, train_N = np.array([kind for _, kind, _ in rows]), np.array([train for _, _, train in rows])
-    reading = framed(texts, special)
+    tokenized = framed(texts, special)
 
     def task(
         kind_of_task: Callable[..., Task], name: str, chosen_N: NDArray[np.bool_], labels_N: Any, **more: Any
@@ -93,7 +93,7 @@ def stdlib_tasks(
         extra = {key: torch.from_numpy(v)[chosen] if isinstance(v, np.ndarray) else v for key, v in more.items()}
         return kind_of_task(
             name=f"stdlib/{name}",
-            reading=reading,
+            texts=tokenized,
             rows_N=chosen,
             train_N=torch.from_numpy(train_N)[chosen],
             labels_N=torch.from_numpy(labels_N.astype(np.int64))[chosen],
@@ -135,8 +135,8 @@ def _count(
     poorest = min(counts, key=lambda package: counts[package])
     if counts[poorest] < 4:
         split = "train" if train else "test"
-        valid = f"packages with more docstrings: {counts[poorest]} texts of {text_tokens} tokens to {split} are too few"
-        raise InputError("eval.packages", poorest, valid)
+        valid = f"less: {poorest} has {counts[poorest]} texts of so many tokens to {split} on, which are too few"
+        raise InputError("eval.text_tokens", text_tokens, valid)
     limit = counts[poorest] if sizes is None else (sizes.train if train else sizes.test)
     return min(counts[poorest], limit)
 
@@ -164,7 +164,8 @@ def _all_chunks(tokenizer: Any, text_tokens: int, packages: Sequence[str]) -> li
             found += [(package, CODE, document.key, code), (package, PROSE, document.key, prose)]
     for package in packages:
         if all(package != where for where, *_ in found):
-            raise InputError("eval.packages", package, "a package of this Python's standard library")
+            valid = f"labelled texts of your own: this Python's standard library has no {package}"
+            raise InputError("eval.tasks", "[]", valid)
     encoded = tokenizer([text for *_, text in found], add_special_tokens=False, verbose=False)["input_ids"]
     return [
         _Chunks(package, kind, file, _cut(tokens, text_tokens))

@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 
 from masked_sae.runs.checkpoint import Checkpoint, save_checkpoint
-from masked_sae.training.callbacks.stopping import StopRequest
 from masked_sae.training.module import SAEModule
+from masked_sae.training.stop_signals import StopRequest
 
 
 class CheckpointCallback(pl.Callback):
@@ -29,7 +29,7 @@ class CheckpointCallback(pl.Callback):
         every: int,
         stop: StopRequest,
         extra: Callable[[], dict[str, Any]],
-        on_saved: Callable[[int], None],
+        on_saved: Callable[[int], object],
     ) -> None:
         self._folder, self._every, self._stop = folder, every, stop
         self._extra, self._on_saved = extra, on_saved

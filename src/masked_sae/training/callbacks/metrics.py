@@ -4,39 +4,20 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from masked_sae.activations.stopwatch import Stopwatch
-from masked_sae.runs.row import Metrics, Row
+from masked_sae.runs.curve import COLUMNS, Metrics, Row
 from masked_sae.saes import SAE
-from masked_sae.training.callbacks.validation import Validation
+from masked_sae.training.clock import TrainingClock
 from masked_sae.training.module import SAEModule
+from masked_sae.training.validation import Validation
 
 Sink = Callable[[Row], None]
-
-# What is measured at a step, and which of a metric's values sums up a run. Shares are from 0 to 1; `tokens_per_second`
-# and `lm_time_share` are of the time in training since the last measured step, `seconds` is the whole run's, memory is
-# the process's on CPU and torch's on CUDA: the most until now, whatever for.
-COLUMNS: dict[str, Literal["min", "max", "last"]] = {
-    "loss": "min",
-    "reconstruction_loss": "min",
-    "sparsity_loss": "last",
-    "auxiliary_loss": "last",
-    "explained_variance": "max",
-    "l0": "last",
-    "dead_latents": "last",
-    "threshold": "last",
-    "masked_share": "last",
-    "lr": "last",
-    "tokens_per_second": "last",
-    "lm_time_share": "last",
-    "peak_memory_gib": "max",
-    "seconds": "last",
-}
 
 
 class MetricsCallback(pl.Callback):
@@ -47,7 +28,7 @@ class MetricsCallback(pl.Callback):
         batch_size: activations for one step.
         lm_watch: the time that the LM takes for the stream.
         validation: what is measured on held-out text, and when.
-        seconds: spent in training before this attempt.
+        clock: started and stopped with the training.
     """
 
     def __init__(
@@ -56,29 +37,24 @@ class MetricsCallback(pl.Callback):
         batch_size: int,
         every: int,
         lm_watch: Stopwatch,
+        clock: TrainingClock,
         validation: Validation | None = None,
-        seconds: float = 0.0,
     ) -> None:
         self._sinks, self._batch_size, self._every, self._lm_watch = sinks, batch_size, every, lm_watch
-        self._validation, self._seconds_before = validation, seconds
-        self._started = self._last_time = time.monotonic()
-        self._last_step, self._last_lm_seconds = 0, 0.0
-        self._ended: float | None = self._started
-        self.latest: Metrics = {}
-
-    @property
-    def seconds(self) -> float:
-        """Spent in training, this attempt and those before it."""
-        return self._seconds_before + (self._ended or time.monotonic()) - self._started
+        self._clock, self._validation = clock, validation
+        self._last_time, self._last_step, self._last_lm_seconds = time.monotonic(), 0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SAEModule)
-        self._started = self._last_time = time.monotonic()
-        self._ended = None
-        self._last_step, self._last_lm_seconds = pl_module.step, self._lm_watch.seconds
+        self._clock.start()
+        self._last_time, self._last_step, self._last_lm_seconds = (
+            time.monotonic(),
+            pl_module.step,
+            self._lm_watch.seconds,
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._ended = time.monotonic()
+        self._clock.stop()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,9 +64,9 @@ class MetricsCallback(pl.Callback):
         validation = self._validation if self._validation is not None and self._validation.due(step, steps) else None
         if step % self._every == 0 or step == steps or validation is not None:
             pl_module.refuse_non_finite_loss()
-            self.latest = self._measure(pl_module)
+            metrics = self._measure(pl_module)
             validated, histograms = ({}, {}) if validation is None else validation.measure(pl_module.sae)
-            row = Row(self.latest | validated, histograms)
+            row = Row(metrics | validated, histograms)
             for sink in self._sinks:
                 sink(row)
             self._last_time = time.monotonic()  # validation and sinks are no training
@@ -121,7 +97,7 @@ class MetricsCallback(pl.Callback):
             round(rate, 1),
             round(lm_share, 4),
             round(peak_memory(module.device) / 2**30, 3),
-            round(self.seconds, 2),
+            round(self._clock.seconds, 2),
         )
         steps: Metrics = {"step": module.step, "tokens": module.step * self._batch_size}
         return steps | dict(zip(COLUMNS, (*measured, *others), strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from masked_sae.runs.row import Row
+from masked_sae.runs.curve import Row
 from masked_sae.training.module import SAEModule
 
 

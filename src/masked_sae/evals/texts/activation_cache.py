@@ -22,7 +22,7 @@ _POSITIONS_AT_ONCE = 1024  # whose latents are dense at a time
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenizedTexts:
     """Token sequences as the LM reads them, special tokens included, and the positions of interest.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reading:
         return self.read_NT.nonzero()[:, 0]
 
     @property
-    def texts(self) -> int:
+    def count(self) -> int:
         return len(self.tokens_NT)
 
     def digest(self) -> str:
@@ -54,7 +54,7 @@ class Reading:
 
     def pooled(self, values_PE: Tensor) -> Tensor:
         """Mean over each text's read positions, (N, E)."""
-        sums_NE = values_PE.new_zeros(self.texts, values_PE.shape[1]).index_add_(0, self.texts_P, values_PE)
+        sums_NE = values_PE.new_zeros(self.count, values_PE.shape[1]).index_add_(0, self.texts_P, values_PE)
         return sums_NE / self.read_NT.sum(1, keepdim=True).clamp_min(1)
 
     def pooled_latents(self, encode: Callable[[Tensor], Tensor], x_PD: Tensor, d_sae: int) -> tuple[Tensor, float]:
@@ -63,11 +63,11 @@ class Reading:
         Each position is encoded once, and the latents of a few positions exist at a time.
         """
         counts_N = self.read_NT.sum(1).tolist()
-        means_NF = torch.zeros(self.texts, d_sae)
+        means_NF = torch.zeros(self.count, d_sae)
         active = start = first = 0
-        while first < self.texts:
+        while first < self.count:
             stop, end = first, start
-            while stop < self.texts and (end == start or end - start + counts_N[stop] <= _POSITIONS_AT_ONCE):
+            while stop < self.count and (end == start or end - start + counts_N[stop] <= _POSITIONS_AT_ONCE):
                 end += counts_N[stop]
                 stop += 1
             f_BF = encode(x_PD[start:end])
@@ -81,13 +81,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class ActivationCache:
-    """Activations on disk, by LM, hook point and reading: shared by the runs of a sweep. Any file may be deleted.
+    """Activations on disk, by LM, hook point and texts: shared by the runs of a sweep. Any file may be deleted.
 
     Attributes:
         folder: of the files.
         lm_key: stands for the LM's weights, hook point and dtype.
         batch_size: texts per forward.
-        progress: a bar for each reading that is not on disk.
+        progress: a bar for texts that are not on disk.
     """
 
     folder: Path
@@ -95,37 +95,35 @@ class ActivationCache:
     batch_size: int
     progress: bool = False
 
-    def read(self, lm: LM, reading: Reading, name: str) -> Tensor:
+    def read(self, lm: LM, texts: TokenizedTexts, name: str) -> Tensor:
         """Activations at the read positions as the LM gives them, (P, D), float32, mapped from the file.
 
         Args:
-            name: what the reading is for, to be read in file names and on the bar.
+            name: what the texts are for, to be read in file names and on the bar.
         """
-        key = hashlib.blake2b(f"{self.lm_key}/{reading.digest()}".encode(), digest_size=12).hexdigest()
+        key = hashlib.blake2b(f"{self.lm_key}/{texts.digest()}".encode(), digest_size=12).hexdigest()
         path = self.folder / f"{name.replace('/', '_')}-{key}.npy"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):  # several runs may want it at once: one reads, the others wait
                 if not path.exists():
                     remove_leftovers(path)
-                    write_aside(path, lambda aside: self._fill(aside, lm, reading, name))
+                    write_aside(path, lambda aside: self._fill(aside, lm, texts, name))
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
-    def _fill(self, path: Path, lm: LM, reading: Reading, name: str) -> None:
-        shape = (int(reading.read_NT.sum()), lm.d_in)
+    def _fill(self, path: Path, lm: LM, texts: TokenizedTexts, name: str) -> None:
+        shape = (int(texts.read_NT.sum()), lm.d_in)
         x_PD = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        first_N = reading.read_NT.sum(1).cumsum(0) - reading.read_NT.sum(1)
-        bar = tqdm(
-            total=reading.texts, desc=f"activations: {name}", unit="text", leave=False, disable=not self.progress
-        )
+        first_N = texts.read_NT.sum(1).cumsum(0) - texts.read_NT.sum(1)
+        bar = tqdm(total=texts.count, desc=f"activations: {name}", unit="text", leave=False, disable=not self.progress)
         with bar:
-            for length in reading.lengths_N.unique().tolist():
-                for texts in (reading.lengths_N == length).nonzero()[:, 0].split(self.batch_size):
-                    read_NT = reading.read_NT[texts, :length]
-                    x_NTD = lm.activations(reading.tokens_NT[texts, :length])
+            for length in texts.lengths_N.unique().tolist():
+                for rows in (texts.lengths_N == length).nonzero()[:, 0].split(self.batch_size):
+                    read_NT = texts.read_NT[rows, :length]
+                    x_NTD = lm.activations(texts.tokens_NT[rows, :length])
                     values = x_NTD[read_NT.to(x_NTD.device)].cpu().split(read_NT.sum(1).tolist())
-                    for text, x_BD in zip(texts.tolist(), values, strict=True):
+                    for text, x_BD in zip(rows.tolist(), values, strict=True):
                         start = int(first_N[text])
                         x_PD[start : start + len(x_BD)] = x_BD.numpy()
-                    bar.update(len(texts))
+                    bar.update(len(rows))
         x_PD.flush()

@@ -8,15 +8,40 @@ coefficient is the papers'.
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from masked_sae import checks
+from masked_sae.saes.latent_support import FullSupport, Support, support_above
 from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
-from masked_sae.saes.support import Everywhere, Places, few_above
+from masked_sae.saes.settings import SAESettings
+from masked_sae.settings import setting
 
 MOST = 0.15  # of the latents that may matter to a sparse step; with more of them the dense one is faster
+
+
+@dataclass(kw_only=True)
+class PenalizedSettings(SAESettings):
+    """Attributes:
+    sparsity_coefficient: of the penalty on latents; more leaves fewer active.
+    sparsity_warmup_steps: in which the penalty grows to its weight.
+    """
+
+    sparsity_coefficient: float = setting(sparsity=True)
+    sparsity_warmup_steps: int = setting(unit="steps")
+
+    @property
+    def penalty_warmup_steps(self) -> int:
+        return self.sparsity_warmup_steps
+
+    def check(self) -> None:
+        super().check()
+        checks.finite("sae.sparsity_coefficient", self.sparsity_coefficient)
+        checks.at_least("sae.sparsity_coefficient", self.sparsity_coefficient, 0)
+        checks.at_least("sae.sparsity_warmup_steps", self.sparsity_warmup_steps, 0)
 
 
 class PenalizedSAE(SAE):
@@ -33,7 +58,7 @@ class PenalizedSAE(SAE):
         self.sparsity_coefficient = sparsity_coefficient
 
     @abstractmethod
-    def activate(self, pre: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    def activate(self, pre: Tensor, support: Support) -> tuple[Tensor, Tensor]:
         """Latents, and what of each is penalised, from the pre-activations at these places."""
 
     def matters_above(self) -> Tensor:
@@ -41,22 +66,22 @@ class PenalizedSAE(SAE):
         return torch.zeros_like(self.b_enc_F)
 
     def encode(self, x_BD: Tensor) -> Tensor:
-        return self.activate(self.pre_activations(x_BD), Everywhere())[0]
+        return self.activate(self.pre_activations(x_BD), FullSupport())[0]
 
-    def auxiliary_loss(self, penalized: Tensor, places: Places, target_BD: Tensor) -> Tensor:
+    def auxiliary_loss(self, penalized: Tensor, support: Support, target_BD: Tensor) -> Tensor:
         """A term of the architecture's own, scalar; 0 where it has none."""
         return target_BD.new_zeros(())
 
     def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
         """`loss = reconstruction_loss + sparsity_coefficient * sparsity_loss + auxiliary_loss`."""
-        pre, places = self._where_it_matters(x_BD, hide_latents)
-        latents, penalized = self.activate(pre, places)
+        pre, support = self._on_support(x_BD, hide_latents)
+        latents, penalized = self.activate(pre, support)
         active = latents.detach() > 0
-        dead_F = self._count_silence(places.any_of_latent(active), len(x_BD))
-        residual_BD = target_BD - (places.sums(latents, self.W_dec_FD) + self.b_dec_D)
+        dead_F = self._count_silence(support.any_of_latent(active), len(x_BD))
+        residual_BD = target_BD - (support.sums(latents, self.W_dec_FD) + self.b_dec_D)
         reconstruction_loss = mean_square(residual_BD)
         sparsity_loss = penalized.sum() / target_BD.numel()
-        auxiliary_loss = self.auxiliary_loss(penalized, places, target_BD)
+        auxiliary_loss = self.auxiliary_loss(penalized, support, target_BD)
         penalty = penalty_share * self.sparsity_coefficient * sparsity_loss
         return TrainingOutput.of(
             reconstruction_loss + penalty + auxiliary_loss,
@@ -69,10 +94,12 @@ class PenalizedSAE(SAE):
             dead_F=dead_F,
         )
 
-    def _where_it_matters(self, x_BD: Tensor, hide_latents: HideLatents) -> tuple[Tensor, Places]:
-        """Pre-activations, and their places."""
+    def _on_support(self, x_BD: Tensor, hide_latents: HideLatents) -> tuple[Tensor, Support]:
+        """Pre-activations, and the support that they are on."""
         pre_BF = hide_latents(self.pre_activations(x_BD))
-        few = None if self.reference or pre_BF.is_cuda else few_above(pre_BF.detach(), self.matters_above(), MOST)
-        if few is None:
-            return pre_BF, Everywhere()
-        return few.pre_activations(pre_BF, x_BD, self.W_enc_FD, self.b_enc_F, self.b_dec_D), few
+        sparse = None
+        if not (self.reference or pre_BF.is_cuda):
+            sparse = support_above(pre_BF.detach(), self.matters_above(), MOST)
+        if sparse is None:
+            return pre_BF, FullSupport()
+        return sparse.pre_activations(pre_BF, x_BD, self.W_enc_FD, self.b_enc_F, self.b_dec_D), sparse

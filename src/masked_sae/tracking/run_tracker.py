@@ -1,40 +1,40 @@
-"""W&B through Lightning: offline where it must be, and never the end of a training."""
+"""A run in W&B: offline where it must be, and never the end of a training."""
 
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning.loggers import WandbLogger
-
-from masked_sae.config import WandbConfig
+from masked_sae.config import WandbSettings
+from masked_sae.runs.curve import COLUMNS, VALIDATED, Row, read_rows
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.row import Row
+from masked_sae.runs.run import Run
 from masked_sae.tracking.server import log_in, wandb_id, why_unreachable
 from masked_sae.tracking.tables import as_histogram, evaluation_tables
-from masked_sae.training.callbacks.metrics import COLUMNS
-from masked_sae.training.callbacks.validation import VALIDATED
+
+if TYPE_CHECKING:
+    import wandb
 
 _FINISH_SECONDS = "60"  # without an end to it, a run whose server has gone waits for hours
 
 
-class ForgivingWandbLogger(WandbLogger):
-    """Logs to W&B until W&B fails, then warns once and falls silent.
+class RunTracker:
+    """A run in W&B. Logs until W&B fails, then warns once and falls silent: training goes on.
 
-    Under an agent of a W&B sweep the run's id and project are the agent's.
+    Args:
+        settings: of `wandb.init`. Under an agent of a W&B sweep the run's id and project are the agent's.
+        keeps_sae: uploads the SAE at the end.
     """
 
-    def __init__(self, *, keeps_sae: bool = False, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, settings: Mapping[str, Any], *, keeps_sae: bool = False) -> None:
+        own = ("id", "project", "entity") if os.environ.get("WANDB_SWEEP_ID") else ()
+        self._settings = {key: value for key, value in settings.items() if key not in own}
         self._keeps_sae = keeps_sae
-        self._wandb_init.pop("anonymous")  # Lightning always passes it, and W&B warns of it
-        if os.environ.get("WANDB_SWEEP_ID"):
-            for key in ("id", "project", "entity"):
-                self._wandb_init.pop(key, None)
+        self._run: wandb.Run | None = None
         self._logged_until = -1
-        self._began = self._failed = False
+        self._failed = False
 
     def begin(self, earlier: Sequence[Row] = ()) -> None:
         """Starts the W&B run, with tokens as the x axis of everything.
@@ -44,13 +44,14 @@ class ForgivingWandbLogger(WandbLogger):
         """
 
         def start() -> None:
-            run = self.experiment
-            self._began = True
+            import wandb
+
+            run = self._run = wandb.init(**self._settings)
             run.define_metric("tokens", hidden=True)
-            run.define_metric("*", step_metric="tokens", overwrite=True)  # of Lightning's
-            for name, best in (COLUMNS | VALIDATED).items():
-                if best != "last":  # W&B's own rule
-                    run.define_metric(_shown_as(name), step_metric="tokens", summary=f"{best},last")
+            run.define_metric("*", step_metric="tokens")
+            for name, column in (COLUMNS | VALIDATED).items():
+                if column.best != "last":  # W&B's own rule
+                    run.define_metric(shown_as(name), step_metric="tokens", summary=f"{column.best},last")
             self._logged_until = run.step - 1  # of what the server has
 
         self._forgive(start)
@@ -64,9 +65,9 @@ class ForgivingWandbLogger(WandbLogger):
             return
 
         def log() -> None:
-            payload: dict[str, Any] = {_shown_as(key): value for key, value in row.metrics.items() if key != "step"}
+            payload: dict[str, Any] = {shown_as(key): value for key, value in row.metrics.items() if key != "step"}
             payload |= {name: as_histogram(histogram) for name, histogram in row.histograms.items()}
-            self.experiment.log(payload, step=row.step, commit=True)  # a row that is committed survives a kill
+            self._began().log(payload, step=row.step, commit=True)  # a row that is committed survives a kill
 
         self._forgive(log)
 
@@ -74,18 +75,18 @@ class ForgivingWandbLogger(WandbLogger):
         """Final metrics into the run's summary, their details as tables and histograms, and the SAE if asked for."""
 
         def summarize() -> None:
-            self.experiment.summary.update(dict(results))
+            self._began().summary.update(dict(results))
 
         def keep_sae() -> None:
             from wandb import Artifact
 
             artifact = Artifact(wandb_id("sae", folder.run_id), type="model", metadata=dict(results))
             artifact.add_dir(str(folder.sae.resolve()), policy="immutable")  # no copy: it will not change
-            self.experiment.log_artifact(artifact)
+            self._began().log_artifact(artifact)
 
         def detail() -> None:
             if tables := evaluation_tables(folder.evals):
-                self.experiment.log({"tokens": tokens, **tables}, commit=True)
+                self._began().log({"tokens": tokens, **tables}, commit=True)
 
         self._forgive(summarize)
         if self._keeps_sae:
@@ -96,7 +97,7 @@ class ForgivingWandbLogger(WandbLogger):
         """W&B's own objects: tables, plots."""
 
         def log() -> None:
-            self.experiment.log(dict(objects), commit=True)
+            self._began().log(dict(objects), commit=True)
 
         self._forgive(log)
 
@@ -104,7 +105,7 @@ class ForgivingWandbLogger(WandbLogger):
         """Has a W&B sweep hand the run out again."""
 
         def mark() -> None:
-            self.experiment.mark_preempting()
+            self._began().mark_preempting()
 
         self._forgive(mark)
 
@@ -112,15 +113,19 @@ class ForgivingWandbLogger(WandbLogger):
         """Ends the W&B run, with what it has not yet written."""
 
         def finish() -> None:
-            self.experiment.finish(exit_code=int(failed))
+            self._began().finish(exit_code=int(failed))
 
-        if self._began:
+        if self._run is not None:
             self._failed = False  # what could not log something can still end
             self._forgive(finish)
 
+    def _began(self) -> "wandb.Run":
+        assert self._run is not None
+        return self._run
+
     def _remove_older_offline_sessions(self) -> None:
-        ours = Path(self.experiment.dir).parent.resolve()
-        for session in ours.parent.glob(f"offline-run-*-{self.experiment.id}"):
+        ours = Path(self._began().dir).parent.resolve()
+        for session in ours.parent.glob(f"offline-run-*-{self._began().id}"):
             if session != ours:
                 shutil.rmtree(session, ignore_errors=True)
 
@@ -134,17 +139,33 @@ class ForgivingWandbLogger(WandbLogger):
             warnings.warn(f"W&B logging stops here, training goes on: {error}", stacklevel=3)
 
 
-def make_wandb_logger(
-    settings: WandbConfig,
+def begin_tracking(run: Run, until: int, *, resumes: bool) -> RunTracker | None:
+    """A run's W&B run, begun, with its curve up to a step; None where W&B is disabled."""
+    folder = run.folder
+    tracker = track_run(
+        run.config.logger.wandb,
+        run_id=folder.run_id,
+        group=run.config.name,
+        folder=folder.path,
+        config=run.settings,
+        resumes=resumes,
+    )
+    if tracker is not None:
+        tracker.begin(read_rows(folder.metrics, folder.histograms, until))
+    return tracker
+
+
+def track_run(
+    settings: WandbSettings,
     *,
     run_id: str,
     group: str,
     folder: Path,
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     resumes: bool,
     name: str | None = None,
-) -> ForgivingWandbLogger | None:
-    """The run's logger, not yet begun; None where W&B is disabled.
+) -> RunTracker | None:
+    """The run in W&B, not yet begun; None where W&B is disabled.
 
     The W&B id follows from group and run id, so a run that is resumed goes on in the same W&B run, also one that was
     stopped before its first checkpoint; any other starts it over.
@@ -156,23 +177,24 @@ def make_wandb_logger(
     os.environ.setdefault("WANDB_SILENT", "true")
     folder.mkdir(parents=True, exist_ok=True)
     resumes = resumes or any((folder / "wandb").glob("run-*"))  # an online session, of which the server has steps
-    return ForgivingWandbLogger(
-        project=settings.project,
-        entity=settings.entity,
-        id=wandb_id(group, run_id),
-        name=name or run_id,
-        group=group,
-        tags=list(settings.tags),
-        save_dir=str(folder),
-        config=config,
-        mode=mode,
-        resume="allow" if resumes and mode == "online" else None,  # None: overwrites a run of this id
-        reinit="create_new",
-        keeps_sae=settings.artifact,
-    )
+    wandb_settings: dict[str, Any] = {
+        "project": settings.project,
+        "entity": settings.entity,
+        "id": wandb_id(group, run_id),
+        "name": name or run_id,
+        "group": group,
+        "tags": list(settings.tags),
+        "dir": str(folder),
+        "config": dict(config),
+        "mode": mode,
+        "resume": "allow" if resumes and mode == "online" else None,  # None: overwrites a run of this id
+        "reinit": "create_new",
+    }
+    return RunTracker(wandb_settings, keeps_sae=settings.artifact)
 
 
-def _shown_as(name: str) -> str:
+def shown_as(name: str) -> str:
+    """A column of the curve as W&B has it."""
     return name if name == "tokens" or "/" in name else f"train/{name}"
 
 

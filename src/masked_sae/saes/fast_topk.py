@@ -1,7 +1,5 @@
-"""The k largest numbers of each row, where they are positive: what every architecture here calls active.
+"""The k largest numbers of each row, where they are positive, found fast: what `topk_family.keep_largest` says plainly.
 
-TopK asks it of each activation's pre-activations (Gao et al. 2024, arXiv 2406.04093, equation 2, with a ReLU);
-BatchTopK of the whole batch's, as one row of `B * F` (Bussmann et al. 2024, arXiv 2412.06410, equation 5).
 Among equal numbers those that come first are kept. (On CUDA `largest` leaves that to `torch.topk`.)
 
 Axes: R rows, N numbers in a row, M blocks in a row, C candidates, A those kept.
@@ -11,15 +9,6 @@ import torch
 from torch import Tensor
 
 BLOCK = 32  # numbers; a power of 2
-
-
-def keep_largest(pre_RN: Tensor, k: int) -> Tensor:
-    """Each row with all but its `k` largest positive numbers set to 0, (R, N): the plain version."""
-    kth_R1 = pre_RN.detach().topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
-    above_RN, equal_RN = pre_RN > kth_R1, pre_RN == kth_R1
-    places_left_R1 = k - above_RN.sum(1, keepdim=True)
-    kept_RN = above_RN | (equal_RN & (equal_RN.cumsum(1) <= places_left_R1))
-    return torch.where(kept_RN & (pre_RN > 0), pre_RN, 0.0)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Where among the latents (B, F) of a batch a training step computes: everywhere, or where it matters.
+"""The support of a batch's latents (B, F): where a training step computes, everywhere or only where it matters.
 
 Both have one interface, so that an architecture's formulas are written once. What lies between the two products with
 the weights is left to autograd; it sees latents of either shape, (B, F) or (A,).
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from masked_sae.saes.sparse import Grouping, products_at, starts_of, weighted_sums
+from masked_sae.saes.sparse_step import Grouping, products_at, starts_of, weighted_sums
 
 
-class Places(Protocol):
+class Support(Protocol):
     def of_latents(self, parameter_F: Tensor) -> Tensor:
         """For each place its latent's; to be combined with latents at these places."""
         ...
@@ -30,7 +30,7 @@ class Places(Protocol):
         ...
 
 
-class Everywhere:
+class FullSupport:
     """All of (B, F), by dense products."""
 
     def of_latents(self, parameter_F: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Everywhere:
         return true.any(0)
 
 
-class Few:
+class SparseSupport:
     """The places of (B, F) that a mask holds.
 
     Args:
@@ -82,21 +82,27 @@ class Few:
 
 
 @torch.no_grad()
-def few_above(pre_BF: Tensor, bound_F: Tensor, most: float) -> Few | None:
+def support_above(pre_BF: Tensor, bound_F: Tensor, most: float) -> SparseSupport | None:
     """The places where a pre-activation is above its latent's bound; None where that is more than a share of all."""
     above_BF = ~(pre_BF <= bound_F)  # NaN too, for the loss to show it
     if above_BF.count_nonzero() > most * above_BF.numel():
         return None
-    return Few(above_BF.view(-1).nonzero().squeeze(1), *pre_BF.shape)
+    return SparseSupport(above_BF.view(-1).nonzero().squeeze(1), *pre_BF.shape)
 
 
 class _Encoded(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, b_dec_D: Tensor, pre_A: Tensor, places: Few
+        ctx: Any,
+        x_BD: Tensor,
+        W_enc_FD: Tensor,
+        b_enc_F: Tensor,
+        b_dec_D: Tensor,
+        pre_A: Tensor,
+        support: SparseSupport,
     ) -> Tensor:
         ctx.save_for_backward(x_BD, W_enc_FD, b_dec_D)
-        ctx.places = places
+        ctx.support = support
         return pre_A.view_as(pre_A)
 
     @staticmethod
@@ -105,21 +111,21 @@ class _Encoded(torch.autograd.Function):
         ctx: Any, grad_A: Tensor
     ) -> tuple[Tensor | None, ...]:
         x_BD, W_enc_FD, b_dec_D = ctx.saved_tensors
-        places: Few = ctx.places
-        grad_W_enc_FD = places.by_latent.sums(places.rows_A, x_BD - b_dec_D, grad_A)
-        grad_b_enc_F = torch.zeros_like(W_enc_FD[:, 0]).index_add_(0, places.latents_A, grad_A)
+        support: SparseSupport = ctx.support
+        grad_W_enc_FD = support.by_latent.sums(support.rows_A, x_BD - b_dec_D, grad_A)
+        grad_b_enc_F = torch.zeros_like(W_enc_FD[:, 0]).index_add_(0, support.latents_A, grad_A)
         grad_x_BD = None
         if ctx.needs_input_grad[0]:
-            grad_x_BD = weighted_sums(places.latents_A, W_enc_FD, places.row_starts, grad_A)
+            grad_x_BD = weighted_sums(support.latents_A, W_enc_FD, support.row_starts, grad_A)
         return grad_x_BD, grad_W_enc_FD, grad_b_enc_F, -(grad_b_enc_F @ W_enc_FD), None, None
 
 
 class _Decoded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latents_A: Tensor, W_dec_FD: Tensor, places: Few) -> Tensor:
+    def forward(ctx: Any, latents_A: Tensor, W_dec_FD: Tensor, support: SparseSupport) -> Tensor:
         ctx.save_for_backward(latents_A, W_dec_FD)
-        ctx.places = places
-        return weighted_sums(places.latents_A, W_dec_FD, places.row_starts, latents_A)
+        ctx.support = support
+        return weighted_sums(support.latents_A, W_dec_FD, support.row_starts, latents_A)
 
     @staticmethod
     @once_differentiable
@@ -127,9 +133,9 @@ class _Decoded(torch.autograd.Function):
         ctx: Any, grad_BD: Tensor
     ) -> tuple[Tensor, Tensor | None, None]:
         latents_A, W_dec_FD = ctx.saved_tensors
-        places: Few = ctx.places
-        grad_A = products_at(places.row_starts, places.latents_A, grad_BD, W_dec_FD)
+        support: SparseSupport = ctx.support
+        grad_A = products_at(support.row_starts, support.latents_A, grad_BD, W_dec_FD)
         grad_W_dec_FD = None
         if ctx.needs_input_grad[1]:
-            grad_W_dec_FD = places.by_latent.sums(places.rows_A, grad_BD, latents_A)
+            grad_W_dec_FD = support.by_latent.sums(support.rows_A, grad_BD, latents_A)
         return grad_A, grad_W_dec_FD, None

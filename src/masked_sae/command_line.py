@@ -1,25 +1,29 @@
-"""What the entry points share: one line instead of a traceback for a user's mistake, and typed configuration.
+"""What the entry points share: one line instead of a traceback for a user's mistake.
 
 Nothing heavy is imported here, so that `--help` stays fast.
 """
 
 import difflib
 import errno
+import itertools
 import os
-import re
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import BooleanNode, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-from masked_sae.config import RunConfig
 from masked_sae.errors import InputError, NonFiniteError
 
 # Memory in huge pages: without them a CPU spends a tenth of a step on clearing new pages. Torch reads it once.
@@ -31,21 +35,20 @@ _CONF = Path(__file__).resolve().parents[2] / "conf"
 _FEW = 8  # keys, which an error can name all
 
 
-def _keys(config: type, prefix: str = "") -> Iterator[str]:
-    for field in fields(config):
-        if isinstance(field.type, type) and is_dataclass(field.type):
-            yield from _keys(field.type, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
-
-
-RUN_KEYS = tuple(_keys(RunConfig))
-
-
-def flags_last(arguments: list[str]) -> list[str]:
+def settings_together(arguments: list[str]) -> list[str]:
     """Has `+sweep=mask_rate -m seed=1` mean what it says: Hydra's parser takes no setting after a flag."""
-    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    return [argument for argument in arguments if argument not in flags] + flags
+    settings: list[str] = []
+    options: list[str] = []
+    for before, argument in itertools.pairwise(["", *arguments]):
+        is_value = before in _WITH_VALUE or (before == "--info" and "=" not in argument)
+        (options if is_value or argument.startswith("-") else settings).append(argument)
+    return settings + options
+
+
+_WITH_VALUE = (
+    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c",
+    "--experimental-rerun",
+)  # fmt: skip
 
 
 def renamed(arguments: list[str], names: dict[str, str]) -> list[str]:
@@ -84,14 +87,15 @@ def named_folders(key: str, named: Any, valid: str = "a folder that exists") -> 
 
 
 @contextmanager
-def clear_errors(keys: Sequence[str] = RUN_KEYS) -> Generator[None]:
+def clear_errors(keys: Sequence[str] | None = None, more: Sequence[str] = ()) -> Generator[None]:
     """Ends the command with one line on stderr and a non-zero exit where the user made a mistake.
 
     It stands around Hydra's own entry, for mistakes in composition, and inside it: Hydra adds lines of its own to
     exceptions that reach it, but lets an exit pass.
 
     Args:
-        keys: what the command can be set, to name where one is mistyped.
+        keys: what the command can be set, to name where one is mistyped; None: a run's configuration.
+        more: keys besides.
     """
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and not os.environ.get(_OURS)
     os.environ["HYDRA_FULL_ERROR"] = os.environ[_OURS] = "1"  # exceptions reach us instead of Hydra's own report
@@ -102,7 +106,7 @@ def clear_errors(keys: Sequence[str] = RUN_KEYS) -> Generator[None]:
     except Exception as error:
         if _interrupted(error):
             sys.exit(INTERRUPTED)
-        line = explain(error, keys)
+        line = explain(error, keys, more)
         if wants_trace or line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
@@ -116,40 +120,61 @@ def _interrupted(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or (cause is not None and _interrupted(cause))
 
 
-def explain(error: BaseException, keys: Sequence[str] = RUN_KEYS) -> str | None:
+def explain(error: BaseException, keys: Sequence[str] | None = None, more: Sequence[str] = ()) -> str | None:
     """One line for errors that users can mend; None for those that only we can.
 
     Args:
-        keys: as for `clear_errors`.
+        keys, more: as for `clear_errors`.
     """
     if isinstance(error, (InputError, NonFiniteError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left while writing {error.filename or 'a file'} ({error.strerror}): free some and start again"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _explain_composition(error, keys)
+        return _explain_composition(error, keys, more)
     return None
 
 
-def _explain_composition(error: Exception, known: Sequence[str]) -> str:
-    text = " ".join(str(error.__cause__ or error).split())
-    both = " ".join(f"{error} {text}".split())
-    if key := re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+') full_key: (\S+)", text):
-        return _unknown_key(key[2], known)
-    if key := re.search(r"Could not override '([^']+)'", both):
-        return _unknown_key(key[1], known)
-    if key := re.search(
-        r"Could not find '([^']+)' Available options in '([^']+)': (.*?)(?: Config search path|$)", both
-    ):
-        *_, wanted = key[1].split("/")
-        options = ", ".join(option for option in key[3].split() if not option.startswith("base"))
-        return f"{key[2]}={wanted}: expected one of {options}"
-    if key := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{key[1]}=???: expected a value: it has no default"
-    if key := re.search(r"Value '([^']*)'.* (?:be converted to|is not a valid) (\w+).* full_key: (\S+)", text):
-        kind = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}.get(key[2], key[2])
-        return f"{key[3]}={key[1]}: expected {kind}"
-    return text
+def _explain_composition(error: BaseException, keys: Sequence[str] | None, more: Sequence[str]) -> str:
+    """Hydra names what it tried, OmegaConf below it the key and the value."""
+    chain = [error, *_causes(error)]
+    for one in chain:
+        if isinstance(one, (ConfigKeyError, ConfigAttributeError)) and one.full_key:
+            return _unknown_key(one.full_key, [*_known_keys(keys), *more])
+        if isinstance(one, MissingMandatoryValue):
+            return f"{one.full_key}=???: expected a value: it has no default"
+        if isinstance(one, ValidationError) and one.full_key:
+            return f"{one.full_key}={one.value}: expected {_KINDS.get(type(one.child_node), 'another kind of value')}"
+        if isinstance(one, MissingConfigException) and one.options and one.missing_cfg_file:
+            group, _, wanted = one.missing_cfg_file.rpartition("/")
+            options = ", ".join(option for option in one.options if not option.startswith("base"))
+            return f"{group}={wanted}: expected one of {options}"
+        if isinstance(one, OverrideParseException):
+            return f"{one.override}: expected key=value as Hydra reads it; quote values with special characters"
+    return " ".join(str(chain[-1]).split())
+
+
+_KINDS: dict[type, str] = {
+    IntegerNode: "a whole number",
+    FloatNode: "a number",
+    BooleanNode: "true or false",
+    StringNode: "a text",
+}
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield cause
+        yield from _causes(cause)
+
+
+def _known_keys(keys: Sequence[str] | None) -> Sequence[str]:
+    if keys is not None:
+        return keys
+    from masked_sae.config import all_settings  # only now: it reads in torch
+
+    return list(all_settings())
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:
@@ -162,20 +187,3 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
     near += [other for other in known if other.split(".")[-1] == last and other not in near]
     hint = ", ".join(near[:3]) if near else "see --help"
     return f"{key}: no such key; expected one of those in conf/ ({'near: ' if near else ''}{hint})"
-
-
-def typed_config(config: DictConfig) -> RunConfig:
-    """The composed configuration as dataclasses.
-
-    Raises:
-        OmegaConfBaseException: a key that does not exist, or a value of another type.
-    """
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
-    path = plain.get("data", {}).get("path")
-    if isinstance(path, str) and path != "???":
-        plain["data"]["path"] = [path]
-    typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(plain)))
-    assert isinstance(typed, RunConfig)
-    return typed

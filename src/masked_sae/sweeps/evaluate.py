@@ -1,47 +1,40 @@
-"""What `python -m src.evaluate` does: finds the SAEs, makes their suites, measures, and prints.
+"""What `python -m src.evaluate` does: finds the SAEs, makes what they share, measures, and prints.
 
-SAEs of one LM, hook point and text share a suite, and so its activations and probes.
+SAEs of one LM, hook point and text share its activations and probes.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
+from yaml import YAMLError
 
-from masked_sae.commands import typed_config
-from masked_sae.config import RunConfig, check
-from masked_sae.errors import InputError
-from masked_sae.evals.suite import Suite
+from masked_sae.config import RunConfig, check_measuring, recorded_config
+from masked_sae.errors import InputError, one_line
+from masked_sae.evals.context import EvalContext
+from masked_sae.evals.texts.task_settings import check_tasks
 from masked_sae.files import write_text
 from masked_sae.interop.saelens import load_sae, read_metadata
-from masked_sae.runs.curve import read_rows
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError, hold
-from masked_sae.runs.members import Member, read_members
+from masked_sae.runs.results import read_own
+from masked_sae.runs.run import Run, find_inputs
 from masked_sae.runs.state import RunState, read_state, write_state
+from masked_sae.runs.sweep_record import read_members
+from masked_sae.settings import without_neutral
 from masked_sae.sweeps.summary import print_members
-from masked_sae.tracking.run import make_wandb_logger
+from masked_sae.tracking.run_tracker import begin_tracking
 from masked_sae.tracking.sweep import log_sweep
-from masked_sae.training.evaluation import evaluate, forget, make_suite, unmeasured
-from masked_sae.training.preparation import find_device, identify, read
+from masked_sae.training.assemble import find_device, load_lm_and_text
+from masked_sae.training.evaluation import evaluate, forget, make_context, unmeasured
 
 _OWN = ("lm", "data", "eval", "trainer")  # of a run's configuration, what the command line may change
-
-
-@dataclass(frozen=True)
-class Measurable:
-    """An SAE, the configuration it is measured with, and where the results go."""
-
-    sae: Path
-    config: RunConfig
-    folder: RunFolder
-    is_run: bool
 
 
 def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, overrides: Sequence[str]) -> None:
@@ -56,25 +49,26 @@ def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, ov
     Raises:
         InputError: a folder holds no SAE, or its LM or text cannot be used.
     """
-    found = [one for folder in folders for one in _find(kind, folder, settings, overrides)]
-    pending = [one for one in found if settings.force or unmeasured(one.folder, one.config.eval)]
-    suites: dict[str, Suite] = {}
-    for one in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
+    check_tasks(settings.eval.tasks)
+    found = [run for folder in folders for run in _find(kind, folder, settings, overrides)]
+    pending = [run for run in found if settings.force or unmeasured(run.folder, run.config.eval)]
+    contexts: dict[str, EvalContext] = {}
+    for run in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
         try:
-            _measure(one, suites, force=settings.force)
+            _measure(run, contexts, force=settings.force)
         except HeldError as held:
             print(held)  # another process trains or measures it
-    shown = [one for one in (found if kind == "sweep" else pending) if one.is_run]
-    for sweep, settings_there in {one.folder.path.parent: one.config.logger.wandb for one in shown}.items():
+    shown = [run for run in (found if kind == "sweep" else pending) if run.origin is None]
+    for sweep, settings_there in {run.folder.path.parent: run.config.logger.wandb for run in shown}.items():
         log_sweep(sweep, settings_there)
-    print_members([Member(one.folder, {}) for one in found])
+    print_members(found)
     if len(found) == 1:
         _print_metrics(found[0].folder, found[0].config.eval.families)
 
 
-def _find(kind: str, folder: Path, settings: RunConfig, overrides: Sequence[str]) -> list[Measurable]:
+def _find(kind: str, folder: Path, settings: RunConfig, overrides: Sequence[str]) -> list[Run]:
     if kind == "sae":
-        return [_measurable(folder, settings, overrides)]
+        return [_find_run(folder, settings, overrides)]
     members = read_members(folder)
     if not members:
         raise InputError("sweep", folder, "a sweep's folder, such as runs/mask_rate")
@@ -84,16 +78,16 @@ def _find(kind: str, folder: Path, settings: RunConfig, overrides: Sequence[str]
             state = read_state(member.folder.state)
             status = "missing" if state is None else state.status
             print(f"left out: {member.folder.run_id}: {status}, without an SAE yet")
-    return [_measurable(run.path, settings, overrides) for run in done]
+    return [_find_run(run.path, settings, overrides) for run in done]
 
 
-def _measurable(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> Measurable:
-    """A run's folder, its sae/ folder, or an SAE from elsewhere."""
+def _find_run(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> Run:
+    """Of a run's folder, its sae/ folder, or an SAE from elsewhere."""
     run = RunFolder(folder.parent if folder.name == "sae" and (folder.parent / "config.yaml").exists() else folder)
     if run.config.exists():
         if not run.sae.is_dir():
             raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
-        return Measurable(run.sae, _config_of(run, settings, overrides), run, is_run=True)
+        return _run_in(run, settings, overrides)
     config = _config_for(folder, read_metadata(folder), settings, overrides)
     read_on = json.dumps([asdict(config.lm), asdict(config.data)], sort_keys=True)
     digest = hashlib.blake2b(read_on.encode(), digest_size=4)
@@ -101,25 +95,33 @@ def _measurable(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> 
         digest.update(path.read_bytes())
     name = folder.resolve().parent.name if folder.name == "sae" else folder.resolve().name
     place = Path(config.output_dir) / config.name / f"{name}-{digest.hexdigest()}"
-    return Measurable(folder, config, RunFolder(place), is_run=False)
+    return Run(RunFolder(place), {}, config, origin=folder)
 
 
-def _config_of(run: RunFolder, settings: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The run's own configuration, with this command's `eval`, and what else stood on the command line."""
+def _run_in(folder: RunFolder, settings: RunConfig, overrides: Sequence[str]) -> Run:
+    """With the configuration of its folder, this command's `eval`, and what else stood on the command line."""
     try:
-        asked = OmegaConf.structured(settings)
-        stored = OmegaConf.merge(asked, OmegaConf.load(run.config))  # an older run may lack a key
+        asked = OmegaConf.create(_plain(settings))
+        stored = OmegaConf.load(folder.config)
         assert isinstance(stored, DictConfig)
-        stored["eval"] = asked.eval
         for key in _keys(overrides):
             if key.split(".")[0] in _OWN:
-                OmegaConf.update(stored, key, OmegaConf.select(asked, key), merge=False)
-        stored["trainer"]["progress"] = settings.trainer.progress
-        config = typed_config(stored)
-    except (OmegaConfBaseException, KeyError) as error:
-        raise InputError("sae", run.config, f"a run's configuration ({' '.join(str(error).split())})") from error
-    check(config)
-    return config
+                OmegaConf.update(stored, key, OmegaConf.select(asked, key), merge=False, force_add=True)
+        OmegaConf.update(stored, "trainer.progress", settings.trainer.progress, force_add=True)
+        stored["eval"] = asked["eval"]
+        config = recorded_config(stored, settings, read_own(folder))
+        record: Any = OmegaConf.to_container(stored, resolve=True)
+    except (
+        OSError, AssertionError, AttributeError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException
+    ) as error:  # fmt: skip
+        raise InputError("sae", folder.config, f"a run's configuration ({one_line(error)})") from error
+    check_measuring(config)
+    return Run(folder, {}, config, on_record=record)
+
+
+def _plain(settings: RunConfig) -> dict[str, Any]:
+    plain = without_neutral(settings)
+    return {key: plain[key] for key in _OWN}
 
 
 def _config_for(folder: Path, metadata: dict[str, Any], settings: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -144,45 +146,40 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
-def _measure(one: Measurable, suites: dict[str, Suite], *, force: bool) -> None:
-    config, device = one.config, find_device(one.config.trainer.device)
+def _measure(run: Run, contexts: dict[str, EvalContext], *, force: bool) -> None:
+    config, device = run.config, find_device(run.config.trainer.device)
     key = json.dumps([asdict(config.lm), asdict(config.data), asdict(config.eval)], sort_keys=True)
-    if key not in suites:
-        suites.clear()  # one LM in memory at a time
-        found = read(identify(config, {}), device)
-        suites[key] = make_suite(config, found.lm, found.held_out)
-    sae, _ = load_sae(one.sae)
-    if sae.d_in != suites[key].d_in:
-        valid = f"an SAE for the {suites[key].d_in} dimensions of {config.lm.name} at {config.lm.hook_name}"
-        raise InputError("sae", one.sae, f"{valid}: this one has {sae.d_in}")
-    one.folder.path.mkdir(parents=True, exist_ok=True)
-    with hold(one.folder.lock):
+    if key not in contexts:
+        contexts.clear()  # one LM in memory at a time
+        found = load_lm_and_text(config, find_inputs(config), device)
+        contexts[key] = make_context(config, found.lm, found.held_out)
+    sae, _ = load_sae(run.sae)
+    d_in = contexts[key].lm.d_in
+    if sae.d_in != d_in:
+        valid = f"an SAE for the {d_in} dimensions of {config.lm.name} at {config.lm.hook_name}"
+        raise InputError("sae", run.sae, f"{valid}: this one has {sae.d_in}")
+    run.folder.path.mkdir(parents=True, exist_ok=True)
+    with hold(run.folder.lock):
         if force:
-            forget(one.folder, config.eval.families)
-        if not one.is_run:
-            write_text(one.folder.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
-        metrics = evaluate(one.folder, config, sae.to(device), suites[key])
-        if one.is_run:
-            _summarize(one, metrics)
+            forget(run.folder, config.eval.families)
+        if run.origin is not None:
+            write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(run.settings))))
+        metrics = evaluate(run, sae.to(device), contexts[key])
+        if run.origin is None:
+            _summarize(run, metrics)
         else:
-            write_state(one.folder.state, RunState(one.folder.run_id, "created"), status="done")
+            write_state(run.folder.state, RunState(run.folder.run_id, "created"), status="done")
 
 
-def _summarize(one: Measurable, metrics: dict[str, float]) -> None:
+def _summarize(run: Run, metrics: dict[str, float]) -> None:
     """Into the run's W&B run."""
-    config, state = one.config, read_state(one.folder.state)
-    logger = make_wandb_logger(
-        config.logger.wandb,
-        run_id=one.folder.run_id,
-        group=config.name,
-        folder=one.folder.path,
-        config=asdict(config),
-        resumes=True,
-    )
-    if logger is not None and state is not None:
-        logger.begin(read_rows(one.folder.metrics, one.folder.histograms, state.step))
-        logger.conclude(metrics, state.tokens, one.folder)
-        logger.finish(failed=False)
+    state = read_state(run.folder.state)
+    if state is None:
+        return
+    tracker = begin_tracking(run, state.step, resumes=True)
+    if tracker is not None:
+        tracker.conclude(metrics, state.tokens, run.folder)
+        tracker.finish(failed=False)
 
 
 def _print_metrics(folder: RunFolder, families: Sequence[str]) -> None:

@@ -1,21 +1,14 @@
 """An SAE on held-out clean text, now and then while it trains."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 from masked_sae.activations.lm import LM
-from masked_sae.activations.stream import Layout
+from masked_sae.activations.sequences import Sequences
 from masked_sae.errors import NonFiniteError
 from masked_sae.evals.core import evaluate_core
-from masked_sae.runs.row import Histogram, Metrics
+from masked_sae.runs.curve import VALIDATED, Histogram, Metrics
 from masked_sae.saes import SAE, for_inference
 
-# What is measured, and which value of it sums up a run.
-VALIDATED: dict[str, Literal["max", "last"]] = {
-    "val/l0": "last",
-    "val/explained_variance": "max",
-    "val/ce_recovered": "max",
-}
 _DENSE_FREQUENCY = 0.1  # of a metric that is not among them
 
 
@@ -25,15 +18,15 @@ class Validation:
     It draws nothing and changes nothing: training is the same with and without it.
 
     Args:
-        layout: held-out sequences.
+        held_out: sequences.
         scale: by which training multiplies activations.
         every: steps between two measurements; the last step is measured too.
         tokens: about so many activations.
         batch_size: sequences per forward.
     """
 
-    def __init__(self, lm: LM, layout: Layout, scale: float, *, every: int, tokens: int, batch_size: int) -> None:
-        self._lm, self._layout, self._scale = lm, layout, scale
+    def __init__(self, lm: LM, held_out: Sequences, scale: float, *, every: int, tokens: int, batch_size: int) -> None:
+        self._lm, self._held_out, self._scale = lm, held_out, scale
         self._every, self._tokens, self._batch_size = every, tokens, batch_size
         self._known: dict[str, float] | None = None
 
@@ -52,7 +45,7 @@ class Validation:
         core = evaluate_core(
             for_inference(sae, self._scale),
             self._lm,
-            self._layout,
+            self._held_out,
             tokens=self._tokens,
             batch_size=self._batch_size,
             dense_frequency=_DENSE_FREQUENCY,

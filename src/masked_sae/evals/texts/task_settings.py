@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from masked_sae.activations.lm import SpecialTokens
 from masked_sae.errors import InputError
 from masked_sae.evals.texts.hub import (
     CONTEXT_LENGTH,
@@ -15,6 +14,7 @@ from masked_sae.evals.texts.hub import (
     spurious_task,
 )
 from masked_sae.evals.texts.labelled import ProbingTask, ShiftTask, Sizes, SpuriousTask
+from masked_sae.text.tokenizer import SpecialTokens
 
 _KEYS = {
     "probing": ("datasets",),
@@ -81,14 +81,16 @@ def _texts(datasets: Any) -> list[HubTexts]:
 
 
 def _checked(entry: Any, number: int) -> Mapping[str, Any]:
-    where = f"eval.tasks[{number}]"
     if not isinstance(entry, Mapping) or entry.get("task") not in _KEYS:
-        raise InputError(where, entry, f"a mapping with task: {', '.join(_KEYS)}, and a name")
+        valid = f"a mapping with task: {', '.join(_KEYS)}, and a name (entry {number})"
+        raise InputError("eval.tasks", entry, valid)
+    where = f"entry {number}, {entry.get('name')}"
     needed = ("name", *_KEYS[str(entry["task"])])
     for key in needed:
         if key not in entry:
-            raise InputError(where, entry.get("name"), f"the key {key}")
+            raise InputError("eval.tasks", where, f"the key {key}")
     for key in entry:
         if key not in (*_COMMON, *needed):
-            raise InputError(where, key, f"keys of a {entry['task']} task: {', '.join((*_COMMON, *needed))}")
+            valid = f"keys of a {entry['task']} task: {', '.join((*_COMMON, *needed))}"
+            raise InputError("eval.tasks", f"{where}: {key}", valid)
     return entry

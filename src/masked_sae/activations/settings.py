@@ -1,0 +1,23 @@
+"""Which LM is read, and where: the keys under `lm`."""
+
+from dataclasses import dataclass
+
+from masked_sae import checks
+from masked_sae.settings import setting
+
+
+@dataclass(kw_only=True)
+class LMSettings:
+    name: str
+    hook_name: str
+    dtype: str
+    batch_size: int = setting(unit="sequences")  # per forward
+
+    def check(self) -> None:
+        """Refuses what cannot work, as far as the settings alone tell.
+
+        Raises:
+            InputError: of the first that is wrong.
+        """
+        checks.one_of("lm.dtype", self.dtype, checks.DTYPES)
+        checks.at_least("lm.batch_size", self.batch_size, 1)

@@ -1,0 +1,199 @@
+"""The paper's method (arXiv 2604.06495): tokens are replaced before the LM reads them.
+
+Axes: N sequences, T positions.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masked_sae import checks
+from masked_sae.errors import InputError
+from masked_sae.masks.mask import Mask, MaskSettings
+from masked_sae.randomness import numpy_generator
+from masked_sae.settings import setting
+
+NAMED_REPLACEMENTS = ("bos", "eos", "pad", "unk", "mask", "random")
+LOSS_POSITIONS = ("all", "unmasked", "masked")
+TARGETS = ("masked", "clean")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(kw_only=True)
+class Settings(MaskSettings):
+    """Attributes:
+    rate: expected share of maskable tokens that are replaced; the schedule ends there.
+    replacement: a name of `NAMED_REPLACEMENTS`, or a token of the vocabulary.
+    loss_positions: which positions the SAE is trained on.
+    target: what it has to give back: what the LM computes on the masked text, or at the same place of the clean one.
+    span: mean length of a masked span; 1 masks tokens independently.
+    initial_rate: where a linear or cosine schedule starts.
+    """
+
+    rate: float = setting(0.0, label="mask rate", unit="share of tokens")
+    replacement: str = "bos"
+    loss_positions: str = "all"
+    target: str = "masked"
+    span: float = setting(1.0, unit="tokens")
+    schedule: str = "constant"
+    initial_rate: float = setting(0.0, unit="share of tokens")
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        checks.share(f"{key}.initial_rate", self.initial_rate)
+        checks.one_of(f"{key}.loss_positions", self.loss_positions, LOSS_POSITIONS)
+        checks.one_of(f"{key}.target", self.target, TARGETS)
+        checks.one_of(f"{key}.schedule", self.schedule, SCHEDULES)
+        if not self.span >= 1:
+            raise InputError(f"{key}.span", self.span, "a mean span length of at least 1 (1: independent tokens)")
+        lowest, highest = self._rates()
+        if self.loss_positions == "masked" and lowest == 0:
+            which = "rate" if self.rate == 0 else "initial_rate"
+            raise InputError(f"{key}.{which}", 0, f"above 0 while {key}.loss_positions=masked: nothing is masked")
+        if self.loss_positions == "unmasked" and highest == 1:
+            which = "rate" if self.rate == 1 else "initial_rate"
+            raise InputError(f"{key}.{which}", 1, f"under 1 while {key}.loss_positions=unmasked: all is masked")
+
+    @property
+    def is_off(self) -> bool:
+        return self._rates()[1] == 0
+
+    def effective(self) -> dict[str, Any]:
+        """A constant rate starts nowhere else."""
+        settings = super().effective()
+        if self.schedule == "constant":
+            settings.pop("initial_rate", None)
+        return settings
+
+    def kept_share(self) -> float:
+        lowest, highest = self._rates()
+        return {"all": 1.0, "unmasked": 1 - highest, "masked": lowest}[self.loss_positions]
+
+    def make(self, name: str, tokenizer: Any, seed: int) -> "TokenMask":
+        return TokenMask(
+            name=name,
+            rate=self.rate,
+            initial_rate=self.initial_rate,
+            schedule=self.schedule,
+            span=self.span,
+            replacement=replacement_id(tokenizer, self.replacement, f"mask.{name}.replacement"),
+            random_ids=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
+            loss_positions=self.loss_positions,
+            target=self.target,
+            seed=seed,
+        )
+
+    def _rates(self) -> tuple[float, float]:
+        """The lowest and the highest rate that the schedule takes."""
+        if self.schedule == "constant":
+            return self.rate, self.rate
+        return min(self.rate, self.initial_rate), max(self.rate, self.initial_rate)
+
+
+@dataclass(frozen=True)
+class TokenMask(Mask):
+    """See `Settings`.
+
+    Attributes:
+        replacement: the token id written, or None for a random one out of `random_ids`.
+        random_ids: the vocabulary that random replacements come from.
+        seed: of the run.
+    """
+
+    name: str
+    rate: float
+    initial_rate: float
+    schedule: str
+    span: float
+    replacement: int | None
+    random_ids: NDArray[np.int64]
+    loss_positions: str
+    target: str
+    seed: int
+
+    @property
+    def wants_clean_target(self) -> bool:
+        return self.target == "clean"
+
+    def rate_at(self, progress: float) -> float:
+        """The rate after a share `progress` of the training."""
+        if self.schedule == "constant":
+            return self.rate
+        done = progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
+        return self.initial_rate + (self.rate - self.initial_rate) * done
+
+    def mask_tokens(
+        self, tokens_NT: Tensor, maskable_NT: Tensor, ordinals: Sequence[int], progress: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        length = tokens_NT.shape[1]
+        masked = np.empty(tokens_NT.shape, dtype=bool)
+        written = np.empty(tokens_NT.shape, dtype=np.int64)
+        for row, (ordinal, done) in enumerate(zip(ordinals, progress, strict=True)):
+            rng = numpy_generator(self.seed, f"{self.name} mask", ordinal)
+            masked[row] = draw_spans(rng, length, self.rate_at(done), self.span)
+            if self.replacement is None:
+                written[row] = self.random_ids[rng.integers(0, len(self.random_ids), size=length)]
+            else:
+                written[row] = self.replacement
+        masked_NT = torch.from_numpy(masked) & maskable_NT
+        return torch.where(masked_NT, torch.from_numpy(written), tokens_NT), masked_NT
+
+    def counted(self, masked_NT: Tensor) -> Tensor:
+        if self.loss_positions == "unmasked":
+            return ~masked_NT
+        return masked_NT if self.loss_positions == "masked" else torch.ones_like(masked_NT)
+
+
+def draw_spans(rng: np.random.Generator, length: int, rate: float, span: float) -> NDArray[np.bool_]:
+    """A (T,) mask: every position is masked with probability `rate`, in spans of mean length `span`.
+
+    At each position a new span starts with probability `s`; else a span under way goes on with probability
+    `q = 1 - 1/span`. The chain starts in its stationary distribution, so the marginal is `rate` everywhere:
+    `rate = s + (1 - s) q rate` gives `s = rate (1 - q) / (1 - rate q)`.
+    """
+    q = 1 - 1 / span
+    start = rate * (1 - q) / (1 - rate * q) if rate < 1 else 1.0
+    u_T = rng.random(length)
+    if q == 0:
+        return u_T < start
+    go_on = start + (1 - start) * q
+    mask_T = np.empty(length, dtype=bool)
+    under_way = u_T[0] < rate
+    mask_T[0] = under_way
+    for t in range(1, length):
+        under_way = u_T[t] < (go_on if under_way else start)
+        mask_T[t] = under_way
+    return mask_T
+
+
+def replacement_id(tokenizer: Any, replacement: str, key: str = "mask.token.replacement") -> int | None:
+    """The token id that masking writes; None stands for random vocabulary tokens.
+
+    Args:
+        key: of the configuration, that names it.
+
+    Raises:
+        InputError: the tokenizer has no such token.
+    """
+    if replacement == "random":
+        return None
+    if replacement in NAMED_REPLACEMENTS:
+        token = getattr(tokenizer, f"{replacement}_token_id")
+        if token is None:
+            has = [n for n in NAMED_REPLACEMENTS[:-1] if getattr(tokenizer, f"{n}_token_id") is not None]
+            valid = f"a token that this tokenizer has: {', '.join([*has, 'random'])}, or one of its vocabulary"
+            raise InputError(key, replacement, valid)
+        return token
+    if replacement in tokenizer.get_vocab():
+        return tokenizer.convert_tokens_to_ids(replacement)
+    ids = tokenizer(replacement, add_special_tokens=False)["input_ids"]
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        return ids[0]
+    valid = f"one of {', '.join(NAMED_REPLACEMENTS)}, or a single token of the vocabulary (this is {len(ids)} tokens)"
+    raise InputError(key, replacement, valid)
