@@ -4,6 +4,7 @@ import os
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,24 @@ from typing import Any
 import pytest
 import torch
 
-from masked_sae.activations.lm import LM, load_lm, load_tokenizer
+from masked_sae.activations.lm import LM, load_lm
+from masked_sae.text.tokenizer import load_tokenizer
 from support.making import HOOK, make_bert, make_neox, make_texts, write_jsonl, write_parquet
 from support.wandb_recorder import WandbServer
 
 torch.set_num_threads(1)  # these tensors are small: a second thread only waits
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, those on SLURM, which mostly wait, before all: so two workers end together."""
+    for item in items:
+        if "wandb_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.server)
+    seconds = {"server": 15, "long": 30, "slow": 4}  # about so many a test
+    patience: Counter[Path] = Counter()
+    for item in items:
+        patience[item.path] += max((seconds.get(mark.name, 0) for mark in item.iter_markers()), default=0)
+    items.sort(key=lambda item: (item.get_closest_marker("slurm") is None, -patience[item.path], str(item.path)))
 
 
 @pytest.fixture(autouse=True)

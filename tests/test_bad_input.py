@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from masked_sae.commands import clear_errors
+from masked_sae.command_line import clear_errors
 from support.making import ROOT, compose, make_neox, make_texts, small_run, write_jsonl, write_parquet
+
+pytestmark = pytest.mark.slow
 
 BAD_INPUT, FAILED = 2, 1
 

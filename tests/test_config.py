@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from masked_sae.commands import explain
-from masked_sae.config import ARCHITECTURES, check
+from masked_sae.command_line import explain
+from masked_sae.config import all_settings, check, typed_config
 from masked_sae.errors import InputError
+from masked_sae.saes.settings import PACKAGE
+from masked_sae.settings import names
 from support.making import ROOT, compose
+
+ARCHITECTURES = names(PACKAGE, "Settings")
 
 
 def refusal(overrides: Sequence[str]) -> InputError:
@@ -36,7 +41,6 @@ def refusal(overrides: Sequence[str]) -> InputError:
         ("sae.threshold_decay=1.0", "1"),
         ("sae.compute_dtype=float16", "float32, bfloat16"),
         ("sae.architecture=vanilla", ", ".join(ARCHITECTURES)),
-        ("sae.architecture=gated", "sae=gated"),
         ("sae.group_fractions=[0.5,0.4]", "sum to 1"),
         ("sae.group_fractions=[1.5,-0.5]", "positive"),
         ("sae.group_fractions=[]", "sum to 1"),
@@ -134,9 +138,32 @@ def test_what_an_experiment_sets_for_another_architecture_is_refused_with_the_wa
     for overrides in (chosen, [*chosen, "sae.k=9"]):
         error = refusal(overrides)
         assert error.key == "sae.k" and "gated" in error.valid
-        assert error.valid.endswith("add ~sae.k ~sae.aux_k ~sae.threshold_decay")
-    check(compose([*chosen, "~sae.k", "~sae.aux_k", "~sae.threshold_decay"]))
+        assert error.valid.endswith("add ~sae.k ~sae.aux_k")
+    check(compose([*chosen, "~sae.k", "~sae.aux_k"]))
     assert refusal(["+sae.bandwidth=1"]).valid.endswith("add ~sae.bandwidth")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_configuration_on_record_from_when_all_architectures_shared_their_settings_still_trains(
+    architecture: str,
+) -> None:
+    """Then those of others stood there as null, or as an empty list."""
+    of_all = {name.removeprefix("sae.") for name in all_settings() if name.startswith("sae.")}
+    stored = OmegaConf.structured(compose([f"sae={architecture}"]))
+    OmegaConf.set_struct(stored, False)
+    plain = OmegaConf.to_container(stored)
+    for name in of_all - plain["sae"].keys():
+        plain["sae"][name] = [] if name == "group_fractions" else None
+    again = typed_config(OmegaConf.create(plain))
+    check(again)
+    assert again == compose([f"sae={architecture}"])
+
+
+def test_what_stands_for_a_mask_has_to_be_settings() -> None:
+    with pytest.raises(InputError, match=r"mask\.token=0\.1: expected settings of the mask, such as mask\.token\.rate"):
+        compose(["mask.token=0.1"])
+    with pytest.raises(InputError, match=r"mask=mine: expected one of input, latent, token, or one of your own"):
+        compose(["+mask.mine.rate=0.1"])
 
 
 def test_sources_without_their_text_are_refused() -> None:
@@ -148,6 +175,7 @@ def test_sources_without_their_text_are_refused() -> None:
         assert refusal(overrides).key == "data.name"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -172,7 +200,7 @@ def test_every_choice_and_every_limit_is_accepted(overrides: list[str]) -> None:
 
 def test_a_mask_preset_only_sets_rates() -> None:
     def settings(preset: str) -> dict[str, Any]:
-        return asdict(compose([f"mask={preset}"]).mask)
+        return {name: asdict(mask) for name, mask in compose([f"mask={preset}"]).mask.items()}
 
     none = settings("none")
     assert [none[kind]["rate"] for kind in ("token", "latent", "input")] == [0, 0, 0]
@@ -190,7 +218,7 @@ def test_one_path_is_a_list_of_one() -> None:
 
 
 def explained(overrides: Sequence[str]) -> str:
-    with pytest.raises((HydraException, OmegaConfBaseException)) as info:
+    with pytest.raises((HydraException, OmegaConfBaseException, InputError)) as info:
         compose(overrides)
     line = explain(info.value)
     assert line is not None

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from masked_sae.activations.lm import LM, load_lm, load_tokenizer, replacement_id, special_tokens
+from masked_sae.activations.lm import LM, load_lm
 from masked_sae.errors import InputError
+from masked_sae.masks.token import replacement_id
+from masked_sae.text.tokenizer import load_tokenizer, special_tokens
 from support.making import HOOK, LAYERS, make_neox
 
 KINDS = ["neox", "bert"]
@@ -203,6 +205,7 @@ def test_a_hook_point_without_one_vector_for_each_token_is_refused(lm: LM, hook_
         at(lm, hook_name)
 
 
+@pytest.mark.slow
 def test_every_hook_point_of_the_bridge_is_read_or_refused_in_one_line(lm: LM, tokens_NT: Tensor) -> None:
     read = 0
     for name in lm.bridge.hook_dict:

@@ -16,9 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from masked_sae.activations.lm import LM, load_lm
-from masked_sae.activations.stream import ActivationStream, Batch, Plan, make_layout
+from masked_sae.activations.plan import Plan
+from masked_sae.activations.scale import ActivationStatistics, measure_statistics
+from masked_sae.activations.sequences import ShuffledSequences, make_sequences
+from masked_sae.activations.stream import ActivationStream, Batch
 from masked_sae.errors import InputError, NonFiniteError
-from masked_sae.masks.masking import TokenMask
+from masked_sae.masks.run_masks import Masks
+from masked_sae.masks.token import TokenMask
 from masked_sae.randomness import permute
 from support.making import D_IN, HOOK, distinct_tokens, make_neox, token_mask
 
@@ -40,8 +44,6 @@ def a_stream(
     mask: TokenMask | None = None,
     *,
     tokens: np.ndarray | None = None,
-    loss_positions: str = "all",
-    clean_target: bool = False,
     kept_share: float = 0.95,
     train_tokens: int = 12 * BATCH,
     window_tokens: int = WINDOW,
@@ -49,21 +51,18 @@ def a_stream(
     seed: int = 0,
     scale: float = 1.0,
 ) -> ActivationStream:
-    tokens = some_tokens(lm) if tokens is None else tokens
-    layout = make_layout(tokens, CONTEXT, lm.special)
-    plan = Plan.make(BATCH, window_tokens, train_tokens, layout.content_length, kept_share)
-    stream = ActivationStream(
-        lm,
-        layout,
-        plan,
-        mask or token_mask(0.0),
-        loss_positions=loss_positions,
-        clean_target=clean_target,
-        lm_batch_size=lm_batch_size,
-        seed=seed,
-    )
-    stream.scale = scale
-    return stream
+    sequences = shuffled(lm, tokens, seed)
+    plan = Plan.make(BATCH, window_tokens, train_tokens, sequences.content_length, kept_share)
+    masks = Masks({} if mask is None else {"token": mask})
+    return ActivationStream(lm, sequences, plan, masks, scale=scale, lm_batch_size=lm_batch_size, seed=seed)
+
+
+def shuffled(lm: LM, tokens: np.ndarray | None = None, seed: int = 0) -> ShuffledSequences:
+    return ShuffledSequences(make_sequences(some_tokens(lm) if tokens is None else tokens, CONTEXT, lm.special), seed)
+
+
+def statistics(lm: LM, count: int, tokens: np.ndarray | None = None) -> ActivationStatistics:
+    return measure_statistics(lm, shuffled(lm, tokens), count, batch_size=4)
 
 
 def random_mask(lm: LM, rate: float = 0.3, **changes: Any) -> TokenMask:
@@ -125,33 +124,33 @@ def same_batch(a: Batch, b: Batch) -> bool:
     return torch.equal(a.x_BD, b.x_BD) and torch.equal(a.target_BD, b.target_BD) and a.masked_share == b.masked_share
 
 
-# Layout and plan
+# Sequences and plan
 
 
-def test_a_layout_frames_stretches_of_the_store(lm: LM) -> None:
+def test_sequences_frame_stretches_of_the_store(lm: LM) -> None:
     tokens, special = some_tokens(lm), lm.special
-    layout = make_layout(tokens, CONTEXT, special)
+    sequences = make_sequences(tokens, CONTEXT, special)
     content = CONTEXT - len(special.prefix) - len(special.suffix)
-    tokens_NT, kept_NT = layout.read(np.array([2, 0, len(layout) - 1]))
-    for row, index in enumerate((2, 0, len(layout) - 1)):
+    tokens_NT, kept_NT = sequences.read(np.array([2, 0, len(sequences) - 1]))
+    for row, index in enumerate((2, 0, len(sequences) - 1)):
         stretch = tokens[index * content : (index + 1) * content].tolist()
         assert tokens_NT[row].tolist() == [*special.prefix, *stretch, *special.suffix]
         kept = [False] * len(special.prefix) + [t not in special.ids for t in stretch] + [False] * len(special.suffix)
         assert kept_NT[row].tolist() == kept
-    assert len(layout) == len(tokens) // content
+    assert len(sequences) == len(tokens) // content
 
 
 def test_a_corpus_of_exactly_one_context_is_enough(neox: LM) -> None:
-    assert len(make_layout(distinct_tokens(CONTEXT - 1), CONTEXT, neox.special)) == 1
+    assert len(make_sequences(distinct_tokens(CONTEXT - 1), CONTEXT, neox.special)) == 1
     with pytest.raises(
         InputError, match=rf"data\.context_length={CONTEXT}: expected at most {CONTEXT - 1}: .*22 tokens"
     ):
-        make_layout(distinct_tokens(CONTEXT - 2), CONTEXT, neox.special)
+        make_sequences(distinct_tokens(CONTEXT - 2), CONTEXT, neox.special)
 
 
 def test_a_context_of_special_tokens_alone_is_refused(bert: LM) -> None:
     with pytest.raises(InputError, match=r"data\.context_length=2"):
-        make_layout(distinct_tokens(100), 2, bert.special)
+        make_sequences(distinct_tokens(100), 2, bert.special)
 
 
 PLANS = {
@@ -209,6 +208,7 @@ def test_the_most_tokens_named_in_a_refusal_are_accepted_and_a_sequence_more_is_
 # Batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "loss_positions", "clean_target"),
     [(0.0, "all", False), (0.3, "all", False), (0.3, "unmasked", True), (0.3, "masked", False)],
@@ -218,8 +218,9 @@ def test_a_batch_computed_alone_is_the_batch_reached_by_iteration(
 ) -> None:
     def fresh() -> ActivationStream:
         share = {"all": 0.95, "unmasked": 0.66, "masked": 0.28}[loss_positions]
-        mask = random_mask(lm, rate, span=3.0)
-        return a_stream(lm, mask, loss_positions=loss_positions, clean_target=clean_target, kept_share=share, scale=2.5)
+        target = "clean" if clean_target else "masked"
+        mask = random_mask(lm, rate, span=3.0, loss_positions=loss_positions, target=target)
+        return a_stream(lm, mask, kept_share=share, scale=2.5)
 
     reached = list(fresh().batches(0))
     assert len(reached) == 12
@@ -283,8 +284,9 @@ def test_a_window_holds_what_the_lm_computes_at_the_kept_positions(
 ) -> None:
     """Against: the window's sequences by hand, through Hugging Face's own model, position by position."""
     share = {"all": 0.95, "unmasked": 0.55, "masked": 0.36}[loss_positions]
-    tokens, mask, scale = some_tokens(lm), random_mask(lm, rate), 1.7
-    stream = a_stream(lm, mask, loss_positions=loss_positions, clean_target=clean_target, kept_share=share, scale=scale)
+    tokens, scale = some_tokens(lm), 1.7
+    mask = random_mask(lm, rate, loss_positions=loss_positions, target="clean" if clean_target else "masked")
+    stream = a_stream(lm, mask if rate else None, kept_share=share, scale=scale)
     plan, special, window = stream.plan, lm.special, 1
     content = CONTEXT - len(special.prefix) - len(special.suffix)
     ordinals = np.arange(window * plan.sequences_per_window, (window + 1) * plan.sequences_per_window)
@@ -293,7 +295,7 @@ def test_a_window_holds_what_the_lm_computes_at_the_kept_positions(
         stretch = tokens[index * content : (index + 1) * content].tolist()
         clean_NT = torch.tensor([[*special.prefix, *stretch, *special.suffix]])
         maskable_NT = torch.tensor([[t not in special.ids for t in clean_NT[0].tolist()]])
-        read_NT, masked_NT = mask.apply(clean_NT, maskable_NT, [int(ordinal)], [0.0])
+        read_NT, masked_NT = mask.mask_tokens(clean_NT, maskable_NT, [int(ordinal)], [0.0])
         x_TD, clean_TD = hidden_states(read_NT)[0] * scale, hidden_states(clean_NT)[0] * scale
         for t in range(CONTEXT):
             counts = {"all": True, "unmasked": not masked_NT[0, t], "masked": bool(masked_NT[0, t])}[loss_positions]
@@ -311,13 +313,15 @@ def test_a_window_holds_what_the_lm_computes_at_the_kept_positions(
         assert all(b.target_BD is b.x_BD and b.masked_share == 0 for b in batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"span": 4.0}, {"schedule": "cosine"}])
 @pytest.mark.parametrize("clean_target", [False, True])
 def test_rate_0_is_no_mask_bit_for_bit(changes: dict[str, Any], clean_target: bool, lm: LM) -> None:
-    """And masks of rate 0 that the short cut doesn't see, at positions where nothing may be masked, are none either."""
+    """And so is one that is next to 0."""
+    target = "clean" if clean_target else "masked"
     unmasked = list(a_stream(lm).batches(0))
-    off = list(a_stream(lm, random_mask(lm, 0.0, **changes), clean_target=clean_target).batches(0))
-    almost_off = list(a_stream(lm, random_mask(lm, 1e-12, **changes), clean_target=clean_target).batches(0))
+    off = list(a_stream(lm, random_mask(lm, 0.0, target=target, **changes)).batches(0))
+    almost_off = list(a_stream(lm, random_mask(lm, 1e-12, target=target, **changes)).batches(0))
     for none, zero, tiny in zip(unmasked, off, almost_off, strict=True):
         assert same_batch(none, zero)
         assert same_batch(none, tiny)
@@ -350,29 +354,21 @@ def test_activations_of_a_sequence_are_spread_over_the_window(neox: LM, neox_fol
 
 def test_the_scale_gives_a_mean_squared_norm_of_d_in(lm: LM, hidden_states: Callable[[Tensor], Tensor]) -> None:
     tokens = some_tokens(lm)
-    stream = a_stream(lm, random_mask(lm), tokens=tokens)
-    statistics = stream.statistics(10**9)  # the whole corpus
-    tokens_NT, kept_NT = make_layout(tokens, CONTEXT, lm.special).read(
-        np.arange(len(make_layout(tokens, CONTEXT, lm.special)))
+    measured = statistics(lm, 10**9, tokens)  # the whole corpus
+    tokens_NT, kept_NT = make_sequences(tokens, CONTEXT, lm.special).read(
+        np.arange(len(make_sequences(tokens, CONTEXT, lm.special)))
     )
     clean_BD = hidden_states(tokens_NT)[kept_NT].double()
-    assert (statistics.scale * clean_BD).square().sum(1).mean().item() == pytest.approx(D_IN, rel=1e-4)
-    torch.testing.assert_close(statistics.mean_D, clean_BD.mean(0).float(), rtol=1e-3, atol=1e-4)
+    assert (measured.scale * clean_BD).square().sum(1).mean().item() == pytest.approx(D_IN, rel=1e-4)
+    torch.testing.assert_close(measured.mean_D, clean_BD.mean(0).float(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sample_gives_nearly_the_same_scale(neox: LM) -> None:
-    stream = a_stream(neox)
-    assert stream.statistics(1000).scale == pytest.approx(stream.statistics(10**9).scale, rel=0.05)
-    stream.scale = stream.statistics(1000).scale
-    x_BD = torch.cat([batch.x_BD for batch in stream.batches(0)])
+    scale = statistics(neox, 1000).scale
+    assert scale == pytest.approx(statistics(neox, 10**9).scale, rel=0.05)
+    x_BD = torch.cat([batch.x_BD for batch in a_stream(neox, scale=scale).batches(0)])
     assert x_BD.square().sum(1).mean().item() == pytest.approx(D_IN, rel=0.1)
-
-
-def test_statistics_leave_the_batches_alone(neox: LM) -> None:
-    stream = a_stream(neox)
-    stream.batch(3)
-    stream.statistics(500)
-    assert same_batch(stream.batch(2), a_stream(neox).batch(2))
 
 
 # Memory, epochs
@@ -384,13 +380,12 @@ def most_rows_alive() -> int:
     return max(len(tensor) for tensor in tensors if not tensor.requires_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clean_target", [False, True])
 def test_memory_is_bounded_by_the_window_and_the_lm_batch(clean_target: bool, neox: LM) -> None:
     steps, window = 60, 20 * BATCH
-    mask = random_mask(neox)
-    stream = a_stream(
-        neox, mask, clean_target=clean_target, train_tokens=steps * BATCH, window_tokens=window, lm_batch_size=3
-    )
+    mask = random_mask(neox, target="clean" if clean_target else "masked")
+    stream = a_stream(neox, mask, train_tokens=steps * BATCH, window_tokens=window, lm_batch_size=3)
     with read_by(neox) as read:
         for index, batch in enumerate(stream.batches(0)):
             if index % 29 == 1:  # in every window; looking at all tensors takes its time
@@ -410,6 +405,7 @@ def test_within_one_epoch_no_sequence_is_read_twice(neox: LM) -> None:
     assert len(torch.unique(sequences_NT, dim=0)) == len(sequences_NT)
 
 
+@pytest.mark.slow
 def test_each_epoch_reads_the_corpus_in_a_new_order(neox: LM) -> None:
     content = CONTEXT - 1
     tokens = distinct_tokens(30 * content)
@@ -453,7 +449,7 @@ def test_what_is_no_number_is_refused_naming_its_tokens(value: float, tmp_path: 
     list(a_stream(lm, tokens=tokens, kept_share=1.0).batches(0))
     tokens[130 * content + 5] = q
     stream = a_stream(lm, tokens=tokens, kept_share=1.0, train_tokens=140 * BATCH)
-    for attempt in (lambda: list(stream.batches(0)), lambda: stream.statistics(10**9)):
+    for attempt in (lambda: list(stream.batches(0)), lambda: statistics(lm, 10**9, tokens)):
         with pytest.raises(NonFiniteError) as info:
             attempt()
         message = str(info.value)
@@ -464,8 +460,8 @@ def test_what_is_no_number_is_refused_naming_its_tokens(value: float, tmp_path: 
 
 
 def test_no_position_to_train_on_is_refused(neox: LM) -> None:
-    stream = a_stream(neox, random_mask(neox, 1e-9), loss_positions="masked")
-    with pytest.raises(InputError, match=r"mask\.token\.loss_positions=masked"):
+    stream = a_stream(neox, random_mask(neox, 1e-9, loss_positions="masked"))
+    with pytest.raises(InputError, match=r"mask=token: expected masks that leave positions"):
         stream.batch(0)
 
 
@@ -475,4 +471,4 @@ def test_a_model_that_says_nothing_is_refused(tmp_path: Path) -> None:
         for parameter in lm.bridge.parameters():
             parameter.zero_()
     with pytest.raises(NonFiniteError, match="zero"):
-        a_stream(lm).statistics(100)
+        statistics(lm, 100)

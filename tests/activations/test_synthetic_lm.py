@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from masked_sae.activations.lm import load_tokenizer, replacement_id, special_tokens
 from masked_sae.activations.synthetic_lm import build, main, make_truth
+from masked_sae.masks.token import replacement_id
 from masked_sae.text.synthetic import DESCRIPTION, Recipe, read_recipe
+from masked_sae.text.tokenizer import load_tokenizer, special_tokens
 from support.making import ROOT
 
 COMMITTED = ROOT / "assets" / "ground_truth_lm"

@@ -120,9 +120,9 @@ def test_the_lm_predicts_better_from_its_context_than_without(lm: LM) -> None:
 
 
 def test_a_folder_without_a_truth_is_refused(neox_folder: Path, tmp_path: Path) -> None:
-    assert has_truth(str(COMMITTED))
-    assert not has_truth(str(neox_folder))
-    assert not has_truth("EleutherAI/pythia-70m-deduped")
+    assert has_truth(COMMITTED)
+    assert not has_truth(neox_folder)
+    assert not has_truth(Path("EleutherAI/pythia-70m-deduped"))
     with pytest.raises(InputError, match=r"^lm.name=.*ground_truth"):
         load_truth(neox_folder)
     description = tmp_path / "ground_truth.json"

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 from masked_sae.evals.absorption import (
     AbsorptionResult,
-    GroundTruth,
     absorption_at,
     evaluate_absorption,
-    fit_ground_truth,
     split_latents,
 )
-from masked_sae.evals.concept_probes import Ranking, sparse_rows
-from masked_sae.evals.texts.activations import Reading
+from masked_sae.evals.concept_probes import ConceptProbes, Ranking, fit_concept_probes, sparse_rows
+from masked_sae.evals.texts.activation_cache import TokenizedTexts
 from masked_sae.evals.texts.concepts import Concepts
+
+pytestmark = pytest.mark.slow
 
 # Four latents in a space of 3, the probe along the first axis: the split latent, two aligned with the probe by
 # cosines of 0.6 and 0.05, and one that is orthogonal to it.
@@ -34,10 +34,10 @@ def absorption_of(
     x_PD: Tensor,
     f_PF: Tensor | csr_array,
     decoder_FD: Tensor,
-    truth: GroundTruth | None = None,
+    probes: ConceptProbes | None = None,
     ranking: Ranking = "weight",
 ) -> AbsorptionResult:
-    return evaluate_absorption(concepts, x_PD, f_PF, decoder_FD, truth=truth, rankings=(ranking,))[ranking]
+    return evaluate_absorption(concepts, x_PD, f_PF, decoder_FD, probes=probes, rankings=(ranking,))[ranking]
 
 
 def at(*latents: float, along: float = ALONG) -> tuple[bool, float]:
@@ -161,7 +161,9 @@ def positions(children_absorbed: int) -> tuple[Concepts, Tensor, Tensor, Tensor]
     # Each child is at as many training as test positions: of a child's ten positions two are tested on.
     test_P = (torch.arange(WORDS).repeat(CONCEPTS + 1) // CHILDREN) % 5 == 0
     tokens_NT = torch.zeros(len(x_PD), 1, dtype=torch.long)
-    reading = Reading(tokens_NT, torch.ones(len(x_PD), dtype=torch.long), torch.ones_like(tokens_NT, dtype=torch.bool))
+    reading = TokenizedTexts(
+        tokens_NT, torch.ones(len(x_PD), dtype=torch.long), torch.ones_like(tokens_NT, dtype=torch.bool)
+    )
     labels_PC = parent_PC[:, :CONCEPTS].bool()
     names = tuple(string.ascii_lowercase[:CONCEPTS])
     concepts = Concepts("letters", reading, names, labels_PC, test_P, minimum=CONCEPTS)
@@ -230,9 +232,9 @@ def test_scaling_latents_and_their_decoder_rows_inversely_changes_nothing(rankin
 def test_sparse_latents_and_a_ground_truth_fitted_before_give_the_same() -> None:
     concepts, x_PD, f_PF, decoder_FD = positions(children_absorbed=10)
     expected = absorption_of(concepts, x_PD, f_PF, decoder_FD)
-    truth = fit_ground_truth(concepts, x_PD)
-    assert absorption_of(concepts, x_PD, sparse_rows(f_PF), decoder_FD, truth=truth) == expected
-    assert absorption_of(concepts, x_PD, f_PF.to_sparse_coo(), decoder_FD, truth=truth) == expected
+    probes = fit_concept_probes(concepts, x_PD)
+    assert absorption_of(concepts, x_PD, sparse_rows(f_PF), decoder_FD, probes=probes) == expected
+    assert absorption_of(concepts, x_PD, f_PF.to_sparse_coo(), decoder_FD, probes=probes) == expected
 
 
 def test_latents_that_are_dead_or_without_decoder_do_no_harm() -> None:

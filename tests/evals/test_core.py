@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from masked_sae.activations.held_out import sequences_to_measure
 from masked_sae.activations.lm import LM
-from masked_sae.activations.stream import Layout, make_layout
+from masked_sae.activations.sequences import Sequences, make_sequences
 from masked_sae.evals.core import (
     ReconstructionSums,
     at_kept,
@@ -27,19 +27,19 @@ def identity(d_in: int) -> InferenceSAE:
     return InferenceSAE(rows_FD.T.contiguous(), zeros_F, rows_FD, zeros_D, zeros_D, threshold_F=zeros_F)
 
 
-def layout_of(lm: LM) -> Layout:
+def sequences_of(lm: LM) -> Sequences:
     tokens = torch.randint(5, 50, (40 * CONTEXT_LIMIT,), generator=torch.Generator().manual_seed(0)).numpy()
-    return make_layout(tokens, 16, lm.special)
+    return make_sequences(tokens, 16, lm.special)
 
 
-def measure(sae: InferenceSAE, lm: LM, layout: Layout) -> dict[str, float]:
-    return evaluate_core(sae, lm, layout, tokens=400, batch_size=7, dense_frequency=0.1).metrics
+def measure(sae: InferenceSAE, lm: LM, sequences: Sequences) -> dict[str, float]:
+    return evaluate_core(sae, lm, sequences, tokens=400, batch_size=7, dense_frequency=0.1).metrics
 
 
 @pytest.mark.parametrize("model", ["neox", "bert"])
 def test_a_perfect_sae_recovers_everything(model: str, request: pytest.FixtureRequest) -> None:
     lm: LM = request.getfixturevalue(model)
-    metrics = measure(identity(lm.d_in), lm, layout_of(lm))
+    metrics = measure(identity(lm.d_in), lm, sequences_of(lm))
     assert metrics["explained_variance"] == pytest.approx(1, abs=1e-5)
     assert metrics["cosine_similarity"] == pytest.approx(1, abs=1e-5)
     assert metrics["ce_recovered"] == pytest.approx(1, abs=1e-3)
@@ -50,22 +50,22 @@ def test_a_perfect_sae_recovers_everything(model: str, request: pytest.FixtureRe
 
 def test_an_sae_that_gives_zeros_is_a_zero_ablation(neox: LM) -> None:
     nothing = identity(neox.d_in)
-    metrics = measure(replace(nothing, W_dec_FD=torch.zeros_like(nothing.W_dec_FD)), neox, layout_of(neox))
+    metrics = measure(replace(nothing, W_dec_FD=torch.zeros_like(nothing.W_dec_FD)), neox, sequences_of(neox))
     assert metrics["ce_sae"] == pytest.approx(metrics["ce_zero"])
     assert metrics["ce_recovered"] == pytest.approx(0, abs=1e-6)
     assert metrics["kl_recovered"] == pytest.approx(0, abs=1e-6)
 
 
 def test_clean_cross_entropy_is_the_lms_own_loss(neox: LM) -> None:
-    layout = layout_of(neox)
-    tokens_NT, _ = layout.read(sequences_to_measure(layout, 400))
+    sequences = sequences_of(neox)
+    tokens_NT, _ = sequences.read(sequences_to_measure(sequences, 400))
     with torch.inference_mode():
         loss = neox.bridge.original_model(tokens_NT, labels=tokens_NT).loss.item()
-    assert measure(identity(neox.d_in), neox, layout)["ce_clean"] == pytest.approx(loss, rel=1e-5)
+    assert measure(identity(neox.d_in), neox, sequences)["ce_clean"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_an_encoder_predicts_only_tokens_that_were_hidden(bert: LM) -> None:
-    tokens_NT, kept_NT = layout_of(bert).read(torch.arange(20).numpy())
+    tokens_NT, kept_NT = sequences_of(bert).read(torch.arange(20).numpy())
     read_NT, counts_NT, wanted_NT = predicted(bert, tokens_NT, kept_NT, 0)
     assert torch.equal(read_NT == bert.tokenizer.mask_token_id, counts_NT)
     assert torch.equal(wanted_NT, tokens_NT)
@@ -121,8 +121,8 @@ def test_the_largest_decoder_cosine_is_that_of_the_nearest_other_row() -> None:
 
 
 def test_the_zero_ablation_of_another_sae_is_this_ones_too(neox: LM) -> None:
-    layout = layout_of(neox)
-    first = measure(identity(neox.d_in), neox, layout)
+    sequences = sequences_of(neox)
+    first = measure(identity(neox.d_in), neox, sequences)
     other = replace(identity(neox.d_in), threshold_F=torch.ones(2 * neox.d_in))
-    again = evaluate_core(other, neox, layout, tokens=400, batch_size=7, dense_frequency=0.1, known=first)
-    assert again.metrics == measure(other, neox, layout)
+    again = evaluate_core(other, neox, sequences, tokens=400, batch_size=7, dense_frequency=0.1, known=first)
+    assert again.metrics == measure(other, neox, sequences)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from masked_sae.activations.lm import LM, load_lm
-from masked_sae.activations.stream import Layout, make_layout
+from masked_sae.activations.sequences import Sequences, make_sequences
 from masked_sae.activations.synthetic_lm import build
 from masked_sae.activations.synthetic_truth import Truth, load_truth
 from masked_sae.evals.ground_truth import GroundTruthMetrics, evaluate_ground_truth, ground_truth_metrics
@@ -226,9 +226,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[LM, Truth]:
     return load_lm(str(folder), "blocks.0.hook_resid_post"), load_truth(folder)
 
 
-def layout_of(lm: LM) -> Layout:
+def sequences_of(lm: LM) -> Sequences:
     tokens = torch.randint(5, lm.vocab_size, (40 * 15,), generator=torch.Generator().manual_seed(0)).numpy()
-    return make_layout(tokens, 16, lm.special)
+    return make_sequences(tokens, 16, lm.special)
 
 
 def test_what_the_lm_gives_is_read_and_a_perfect_sae_explains_it(small: tuple[LM, Truth]) -> None:
@@ -241,7 +241,7 @@ def test_what_the_lm_gives_is_read_and_a_perfect_sae_explains_it(small: tuple[LM
 
     def run(tokens: int, seed: int) -> GroundTruthMetrics:
         return evaluate_ground_truth(
-            encode, truth.directions_GD, lm, layout_of(lm), truth, tokens=tokens, seed=seed, batch_size=7
+            encode, truth.directions_GD, lm, sequences_of(lm), truth, tokens=tokens, seed=seed, batch_size=7
         )
 
     metrics = run(600, 0)
@@ -253,7 +253,7 @@ def test_what_the_lm_gives_is_read_and_a_perfect_sae_explains_it(small: tuple[LM
         "false_firing": 0,
     }
     assert values["parent_recall_alone"] == values["parent_recall_with_child"] == 1
-    tokens_NT, kept_NT = layout_of(lm).read(torch.arange(40).numpy())
+    tokens_NT, kept_NT = sequences_of(lm).read(torch.arange(40).numpy())
     true_l0 = (truth.true_features(tokens_NT)[kept_NT] > 1e-4).sum(1).float().mean().item()
     assert values["l0"] == pytest.approx(true_l0)
     assert run(600, 1).metrics() == pytest.approx(values)  # all of it, in another order
@@ -278,6 +278,6 @@ def test_an_sae_that_sees_no_parents_beside_children_has_them_absorbed(small: tu
             f_BG[(f_BG[:, truth.children_of(parent)] > 0).any(1), parent] = 0
         return f_BG
 
-    metrics = evaluate_ground_truth(encode, W_dec_GD, lm, layout_of(lm), truth, tokens=600, seed=0)
+    metrics = evaluate_ground_truth(encode, W_dec_GD, lm, sequences_of(lm), truth, tokens=600, seed=0)
     assert metrics.absorption_P.tolist() == [1] * truth.parents
     assert metrics.recall_alone_P.tolist() == [1] * truth.parents

@@ -8,11 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masked_sae.config import ARCHITECTURES
 from masked_sae.errors import InputError
 from masked_sae.interop.saelens import export_sae, load_sae, read_metadata
 from masked_sae.saes import for_inference
-from support.making import trained
+from support.architectures import ARCHITECTURES, trained
 
 SCALE = 0.37
 

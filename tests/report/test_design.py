@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from masked_sae.report.design import Design, read_design
-from masked_sae.report.runs import read_runs
+from masked_sae.report.runs_table import read_runs
 from masked_sae.runs.folder import RunFolder
 from support.made_sweeps import make_sweep, with_settings, write_done
 from support.making import compose
@@ -55,6 +55,22 @@ def test_kinds_of_mask_are_told_apart(tmp_path: Path) -> None:
     changes += [{"mask.token.rate": 0.0, "mask.latent.rate": 0.3}, {"mask.token.rate": 0.1, "mask.latent.rate": 0.3}]
     labels = {arm.label for arm in design_of(tmp_path, changes).arms}
     assert labels == {"unmasked", "mask rate 0.1", "latent mask rate 0.3", "mask rate 0.1, latent mask rate 0.3"}
+
+
+def test_a_mask_that_nobody_knows_is_an_arm_of_its_own_and_never_the_baseline(tmp_path: Path) -> None:
+    """A run with a fourth mask used to be taken for unmasked, and pooled with the baseline."""
+    base = compose([])
+    plain = with_settings(asdict(base), {"mask.token.rate": 0.0})
+    for i, rate in enumerate((None, 0.1, 0.3)):
+        config = plain if rate is None else {**plain, "mask": {**plain["mask"], "fourth": {"rate": rate, "width": 2}}}
+        write_done(RunFolder(tmp_path / f"run{i}"), config, {"core/l0": 10.0})
+    design = read_design(read_runs([tmp_path]))
+    assert [(arm.label, arm.unmasked) for arm in design.arms] == [
+        ("unmasked", True),
+        ("fourth mask rate 0.1", False),
+        ("fourth mask rate 0.3", False),
+    ]
+    assert list(design.places["arm"]) == [0, 1, 2]
 
 
 def test_runs_that_differ_in_anything_else_are_kept_apart(tmp_path: Path) -> None:

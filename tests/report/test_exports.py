@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from masked_sae.report.exports import write_tables
-from masked_sae.report.runs import read_runs
+from masked_sae.report.runs_table import read_runs
 from support.made_sweeps import break_members, make_sweep
 
 SMALL = {"rates": (0.0, 0.1), "ks": (8, 16), "seeds": (0, 1)}

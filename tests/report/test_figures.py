@@ -4,15 +4,18 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 from masked_sae.report.design import read_design
 from masked_sae.report.figures import write_figures
 from masked_sae.report.findings import find
-from masked_sae.report.runs import read_runs
+from masked_sae.report.runs_table import read_runs
 from masked_sae.report.series import axis_limits, look
 from support.made_sweeps import make_sweep
+
+pytestmark = pytest.mark.slow
 
 SMALL = {"ks": (8, 16, 32), "seeds": (0, 1), "only": ("core/explained_variance",)}
 

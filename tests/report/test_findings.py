@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from masked_sae.report.catalogue import describe, headline_metrics, not_measured
+from masked_sae.report.catalogue import our_catalogue
 from masked_sae.report.design import read_design
 from masked_sae.report.findings import Finding, answer, comparisons_made, decimals, find, show_p, signed
-from masked_sae.report.runs import read_runs
+from masked_sae.report.runs_table import read_runs
 from support.made_sweeps import make_sweep
 
 EV, ABSORPTION = "core/explained_variance", "absorption/token_class/full_absorption"
@@ -37,6 +37,7 @@ def test_known_effects_are_claimed_with_their_direction_and_size(tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_seed", range(5))
 def test_without_effects_no_claim_is_made(tmp_path: Path, noise_seed: int) -> None:
     """L0 grows with the mask rate all the same, so at equal k every metric differs."""
@@ -100,8 +101,14 @@ def test_a_p_value_has_three_decimals_and_is_never_zero() -> None:
 
 def test_headline_metrics_are_chosen_beforehand_and_what_is_missing_is_named() -> None:
     keys = ["ood/gap", "core/explained_variance", "tpp/top_5", "tpp/top_20", "core/l0", "new/thing"]
-    assert [metric.key for metric in headline_metrics(keys)] == ["core/explained_variance", "tpp/top_20", "ood/gap"]
-    assert not_measured(keys) == ["CE loss recovered", "absorption", "sparse probing", "SCR"]
-    assert describe("new/thing").label == "new/thing" and not describe("new/thing").better
-    assert describe("absorption/first_letter/full_absorption").label == "Full absorption (first letter)"
-    assert describe("ground_truth/absorption_rate").l0 == "ground_truth/l0"
+    assert [metric.key for metric in our_catalogue().headlines(keys)] == [
+        "core/explained_variance",
+        "tpp/top_20",
+        "ood/gap",
+    ]
+    assert our_catalogue().not_measured(keys) == ["CE loss recovered", "absorption", "sparse probing", "SCR"]
+    assert (
+        our_catalogue().describe("new/thing").label == "new/thing" and not our_catalogue().describe("new/thing").better
+    )
+    assert our_catalogue().describe("absorption/first_letter/full_absorption").label == "Full absorption (first letter)"
+    assert our_catalogue().describe("ground_truth/absorption_rate").l0 == "ground_truth/l0"

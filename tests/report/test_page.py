@@ -17,10 +17,12 @@ from masked_sae.errors import InputError
 from masked_sae.report.build import write_report
 from masked_sae.report.charts import curve_charts
 from masked_sae.report.design import read_design
-from masked_sae.report.runs import read_runs
-from masked_sae.runs.members import record_members
+from masked_sae.report.runs_table import read_runs
+from masked_sae.runs.sweep_record import record_members
 from support.made_sweeps import ATTEMPT, break_members, make_sweep
 from support.making import ROOT
+
+pytestmark = pytest.mark.slow
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 SMALL = {"seeds": (0, 1, 2), "only": ("core/explained_variance", "core/ce_recovered")}
@@ -259,7 +261,8 @@ def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_command_writes_the_report_and_prints_its_path(tmp_path: Path) -> None:
-    make_sweep(tmp_path / "sweep", seeds=(0, 1), only=("core/explained_variance",), settings={"optim.lr": 0.002})
+    members = make_sweep(tmp_path / "sweep", seeds=(0, 1), only=("core/explained_variance",))
+    record_members(tmp_path / "sweep", members, ["+sweep=mask_rate_x_sparsity", "seed=0,1", "output_dir=elsewhere"])
     done = command(f"sweep={tmp_path / 'sweep'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "sweep" / "report.html") and not done.stderr
@@ -268,7 +271,7 @@ def test_the_command_writes_the_report_and_prints_its_path(tmp_path: Path) -> No
     assert names == {"report.html", "sweep.json", *tables}
     assert len(list((tmp_path / "sweep" / "figures").iterdir())) == 4
     shown = Page(tmp_path / "sweep" / "report.html").shown
-    assert "python -m src.train optim.lr=0.002 mask.token.rate=0,0.1,0.2 sae.k=8,16,32 seed=0,1 -m" in shown
+    assert "python -m src.train +sweep=mask_rate_x_sparsity seed=0,1 -m" in shown
     assert re.search(r"masked-sae \d", shown)
 
 

@@ -162,6 +162,7 @@ def test_a_name_that_is_a_script_is_shown_and_does_not_run(browser: Any, tmp_pat
     assert browser.find_elements("css selector", "#runs img") == []
 
 
+@pytest.mark.long
 def test_a_thousand_runs_open_within_three_seconds_and_ten_megabytes(browser: Any, tmp_path: Path) -> None:
     make_sweep(tmp_path, rates=(0.0, 0.05, 0.1, 0.2, 0.3), ks=(8, 16, 32, 64, 128), seeds=range(40), steps=200)
     page = write_report([tmp_path], figures=False)

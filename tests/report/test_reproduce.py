@@ -1,41 +1,48 @@
-"""The command that the report gives makes the same runs again."""
+"""The commands that the report gives are those that were given."""
 
-import shlex
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from masked_sae.report.defaults import train_defaults
 from masked_sae.report.reproduce import reproduce
-from masked_sae.report.runs import read_runs
-from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.members import Member, record_members
-from support.made_sweeps import write_done
-from support.making import compose
+from masked_sae.report.runs_table import read_runs
+from masked_sae.runs.sweep_record import record_members
+from support.made_sweeps import make_sweep
+
+SMALL = {"rates": (0.0, 0.1), "ks": (8,), "seeds": (0,)}
 
 
 @pytest.mark.parametrize(
-    ("chosen", "key"),
+    ("given", "shown"),
     [
-        ([], "sae.k"),
-        (["sae=topk", "sae.d_sae=512"], "sae.k"),
-        (["sae=jumprelu", "sae.bandwidth=2"], "sae.sparsity_coefficient"),
+        (["+sweep=mask_rate", "sae.k=4,8"], "python -m src.train +sweep=mask_rate sae.k=4,8 -m"),
+        (
+            ["+sweep=seeds", "data.path='[a b,c]'"],
+            "python -m src.train +sweep=seeds 'data.path='\"'\"'[a b,c]'\"'\"'' -m",
+        ),
+        (["--config-dir", "/my/conf", "sae=mine"], "python -m src.train --config-dir /my/conf sae=mine -m"),
+        (
+            ["output_dir=/somewhere", "trainer.threads=2", "+sweep=seeds", "force=true"],
+            "python -m src.train +sweep=seeds -m",
+        ),
     ],
 )
-def test_it_composes_to_the_configurations_of_the_runs(tmp_path: Path, chosen: list[str], key: str) -> None:
-    members: list[Member] = []
-    configs = []
-    for rate in (0.0, 0.1):
-        for value in (4, 8):
-            swept = {"mask.token.rate": str(rate), key: str(value)}
-            configs.append(compose([*chosen, *(f"{name}={one}" for name, one in swept.items())]))
-            members.append(Member(RunFolder(tmp_path / "sweep" / f"run{len(members)}"), swept))
-            write_done(members[-1].folder, asdict(configs[-1]), {"core/l0": 10.0})
-    record_members(tmp_path / "sweep", members)
-    told = reproduce(read_runs([tmp_path / "sweep"]), [tmp_path / "sweep"], train_defaults)
-    words = shlex.split(told.sweep)
-    assert words[:3] == ["python", "-m", "src.train"] and words[-1] == "-m"
-    fixed, (rates, values) = words[3:-3], words[-3:-1]
-    assert (rates, values) == ("mask.token.rate=0,0.1", f"{key}=4,8")
-    assert compose([*fixed, "mask.token.rate=0.1", f"{key}=8"]).sae == configs[-1].sae
+def test_a_sweep_is_told_as_it_was_asked_for_without_where_and_how(
+    tmp_path: Path, given: list[str], shown: str
+) -> None:
+    sweep = tmp_path / "sweep"
+    record_members(sweep, make_sweep(sweep, **SMALL), given)
+    assert reproduce(read_runs([sweep]), [sweep]).sweeps == (shown,)
+
+
+def test_each_command_of_a_sweep_is_told_once(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    members = make_sweep(sweep, **SMALL)
+    for command in (["sae.k=8"], ["sae.k=8"], ["sae.k=8", "force=true"], ["sae.k=8,16"]):
+        record_members(sweep, members, command)
+    assert [line.split()[3] for line in reproduce(read_runs([sweep]), [sweep]).sweeps] == ["sae.k=8", "sae.k=8,16"]
+
+
+def test_a_sweep_without_a_record_of_its_command_has_none(tmp_path: Path) -> None:
+    make_sweep(tmp_path, **SMALL)
+    assert reproduce(read_runs([tmp_path]), [tmp_path]).sweeps == ()

@@ -7,7 +7,7 @@ import pytest
 
 from masked_sae.report.design import Design, read_design
 from masked_sae.report.findings import Finding, find
-from masked_sae.report.runs import read_runs
+from masked_sae.report.runs_table import read_runs
 from masked_sae.report.series import differences, levels, position_limits, series_limits
 from support.made_sweeps import make_sweep
 

@@ -111,6 +111,7 @@ def test_what_seeds_share_cancels_in_pairs() -> None:
     assert reordered.estimate == pytest.approx(found.estimate, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(3)
     average = at_one = 0
@@ -127,6 +128,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.91 <= at_one / repetitions <= 0.995
 
 
+@pytest.mark.slow
 def test_without_an_effect_a_family_of_comparisons_seldom_makes_any_claim() -> None:
     rng = np.random.default_rng(4)
     families = 60

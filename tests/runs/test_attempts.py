@@ -21,8 +21,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_attempts_are_kept_in_order(path: Path) -> None:
     assert read_attempts(path) == []
-    note_attempt(path, 0, CPU)
-    note_attempt(path, 7, CPU)
+    note_attempt(path, 0, CPU, {})
+    note_attempt(path, 7, CPU, {})
     first, second = read_attempts(path)
     assert (first.step, second.step) == (0, 7)
     assert first.software == second.software == find_software()
@@ -37,11 +37,11 @@ def test_a_damaged_record_says_nothing(path: Path, content: str) -> None:
 
 
 def test_entries_of_other_versions_are_kept_and_read_as_far_as_they_can_be(path: Path) -> None:
-    note_attempt(path, 0, CPU)
+    note_attempt(path, 0, CPU, {})
     (entry,) = json.loads(path.read_text())
     others = [entry | {"later": 1}, entry | {"versions": None}, {"step": 5}]
     path.write_text(json.dumps(others))
-    note_attempt(path, 9, CPU)
+    note_attempt(path, 9, CPU, {"my_package.my_sae": "0123"})
     assert json.loads(path.read_text())[:3] == others
     assert [attempt.step for attempt in read_attempts(path)] == [0, 9]
 

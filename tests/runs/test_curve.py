@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from masked_sae.runs.curve import CurveFile, HistogramFile, read_rows
-from masked_sae.runs.row import Row
+from masked_sae.runs.curve import CurveFile, HistogramFile, Row, read_rows
 
 
 def cells(path: Path) -> list[dict[str, str]]:

@@ -1,15 +1,22 @@
 """A run's name follows from what it is, not from where or how it is run."""
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 
-from masked_sae.config import RunConfig
+from masked_sae.config import OptimSettings, RunConfig, all_settings
+from masked_sae.errors import InputError
+from masked_sae.lm_files import lm_digest
+from masked_sae.masks.mask import MaskSettings
 from masked_sae.runs.identity import HOW, is_part_of, run_id
-from masked_sae.training.preparation import identify
+from masked_sae.runs.run import make_run
+from masked_sae.settings import neutral
 from support.composing import small_config
+from support.making import ROOT, compose
+from support.sides import IN, SIDES
 
 
 @pytest.fixture
@@ -17,8 +24,12 @@ def config(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> RunConfig:
     return small_config(neox_folder, corpus_folder, tmp_path)
 
 
+def named(config: RunConfig, swept: dict[str, str], content: str) -> str:
+    return run_id(config, swept, content, lm_digest(config.lm.name))
+
+
 def name(config: RunConfig, swept: dict[str, str] | None = None) -> str:
-    return identify(config, swept or {}).folder.run_id
+    return make_run(config, swept or {}).folder.run_id
 
 
 def test_it_shows_the_swept_values(config: RunConfig) -> None:
@@ -26,18 +37,117 @@ def test_it_shows_the_swept_values(config: RunConfig) -> None:
     assert name(config, {"mask.token.replacement": "<|pad|> /x"}).startswith("replacement_pad_x-")
 
 
-def test_it_stays_what_it_was() -> None:
-    """Else runs that are done would be trained again. A new default changes it too, as it should."""
-    config = small_config(Path("owner/lm"), Path("text"), Path("out"), "mask.token.rate=0.1")
-    assert run_id(config, {"sae.k": "4"}, "digest of the text") == "k4-b3c3b4bb"
+# Written down at commit 1c9cfa0. A new default changes the ids of those that have it, as it should.
+FROZEN = [  # settings, keys that are swept, id
+    ("", "", "saematryoshka-rate0.1-8d5215cd"),
+    ("sae=topk", "", "saetopk-rate0.1-f2b6e82c"),
+    ("sae=batch_topk", "", "saebatch_topk-rate0.1-5b441d91"),
+    ("sae=relu", "", "saerelu-rate0.1-faf2d607"),
+    ("sae=jumprelu", "", "saejumprelu-rate0.1-82c6563a"),
+    ("sae=gated", "", "saegated-rate0.1-a8ebacf6"),
+    ("mask=none", "", "saematryoshka-rate0-b90f34e2"),
+    ("mask=latent", "", "saematryoshka-rate0-83cc6c79"),
+    ("mask=input", "", "saematryoshka-rate0-1ba443a5"),
+    (
+        "mask.token.replacement=random mask.token.loss_positions=unmasked mask.token.span=3",
+        "mask.token.span",
+        "span3-3e402c2e",
+    ),
+    ("mask.token.schedule=linear mask.token.initial_rate=0.3", "", "saematryoshka-rate0.1-b8fb6483"),
+    ("experiment=ground_truth", "", "saebatch_topk-rate0.1-c3ef4f96"),
+    ("experiment=paper_pythia_160m", "", "saematryoshka-rate0.1-7a52cc5c"),
+    ("experiment=paper_gemma_2_2b data.revision=main", "", "saematryoshka-rate0.1-2f633f5c"),
+    ("experiment=paper_pythia_160m +sweep=mask_rate mask.token.rate=0.05", "mask.token.rate", "rate0.05-6b46d0e7"),
+    ("+sweep=mask_rate mask.token.rate=0.0", "mask.token.rate", "rate0.0-b90f34e2"),
+    ("+sweep=mask_rate_x_sparsity mask.token.rate=0.2 sae.k=8", "mask.token.rate sae.k", "rate0.2-k8-2e0f3be4"),
+    (
+        "+sweep=mask_rate_x_penalty sae=gated mask.token.rate=0.1 sae.sparsity_coefficient=5",
+        "sae mask.token.rate sae.sparsity_coefficient",
+        "saegated-rate0.1-sparsity_coefficient5-a150a50e",
+    ),
+    ("+sweep=architectures sae=topk mask.token.rate=0.1", "sae mask.token.rate", "saetopk-rate0.1-f2b6e82c"),
+    ("+sweep=mask_token mask.token.replacement=pad", "mask.token.replacement", "replacementpad-6d818436"),
+    ("+sweep=seeds seed=3 mask.token.rate=0.1", "mask.token.rate seed", "rate0.1-seed3-83c99067"),
+    ("+sweep=sparsity sae.k=64", "sae.k", "k64-d3a28ae7"),
+    ("data=text data.path=[a.txt,b.txt] lm=pythia_70m sae.calibrate=none", "", "saematryoshka-rate0.1-cf6b4072"),
+    ("lm=pythia_70m data=hub data.name=x/y", "", "saematryoshka-rate0.1-831a28ec"),
+]
 
 
-def test_an_architecture_without_k_has_ids_by_its_own_settings(
-    neox_folder: Path, corpus_folder: Path, tmp_path: Path
-) -> None:
-    gated = small_config(neox_folder, corpus_folder, tmp_path, "sae=gated")
-    assert gated.sae.k is None
-    assert name(replace(gated, sae=replace(gated.sae, sparsity_coefficient=0.5))) != name(gated)
+@pytest.mark.parametrize(("overrides", "swept", "expected"), FROZEN, ids=[name for *_, name in FROZEN])
+def test_ids_stay_what_they_were(overrides: str, swept: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else runs that are done would be trained again."""
+    monkeypatch.chdir(ROOT)  # the embedded LM counts by its content
+    given = dict(override.split("=", 1) for override in overrides.split())
+    values = {key: given[key] for key in swept.split()}
+    assert named(compose(overrides.split()), values, "digest of the text") == expected
+
+
+def test_every_key_has_a_side() -> None:
+    """A setting that is added has to be put on one; see `settings.neutral` for what keeps old runs' ids."""
+    assert all_settings().keys() == SIDES.keys()
+
+
+@pytest.mark.parametrize("key", all_settings())
+def test_a_key_is_on_its_side(key: str) -> None:
+    config = next(made for made in map(compose, ([], ["sae=jumprelu"])) if holder(made, key) is not None)
+    before = named(config, {"x": "y"}, "content")
+    where = holder(config, key)
+    value = getattr(where, key.split(".")[-1])
+    setattr(where, key.split(".")[-1], "lm elsewhere" if key == "lm.name" else ["other", str(value)])
+    assert (named(config, {"x": "y"}, "content") != before) == (SIDES[key] == IN or key == "lm.name")
+
+
+def holder(config: Any, key: str) -> Any:
+    """What has the key's last part as an attribute; None if nothing has it."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        config = config[parent] if isinstance(config, dict) else getattr(config, parent)
+    return config if hasattr(config, last) else None
+
+
+@dataclass(kw_only=True)
+class LaterOptim(OptimSettings):
+    momentum: float = neutral(0.0)
+
+
+def test_a_setting_that_is_added_renames_nothing_while_it_is_neutral() -> None:
+    config = compose([])
+    later = replace(config, optim=LaterOptim(**asdict(config.optim)))
+    assert named(later, {}, "content") == named(config, {}, "content")
+    later.optim.momentum = 0.9  # type: ignore[attr-defined]
+    assert named(later, {}, "content") != named(config, {}, "content")
+
+
+def test_a_mask_that_is_added_renames_nothing_while_it_is_off() -> None:
+    config = compose([])
+    before = named(config, {}, "content")
+    config.mask["mine"] = MaskSettings(rate=0.0, _module_="my_package.my_mask")
+    assert named(config, {}, "content") == before
+    config.mask["mine"].rate = 0.1
+    assert named(config, {}, "content") != before
+
+
+def test_a_mask_that_is_not_there_is_one_that_is_off() -> None:
+    config = compose(["mask=none"])
+    without = compose(["mask=none"])
+    del without.mask["latent"]
+    assert named(without, {}, "content") == named(config, {}, "content")
+
+
+def test_topk_has_no_threshold_to_learn() -> None:
+    """It used to take `threshold_decay` and pass it over."""
+    config = compose(["sae=topk"])
+    assert not hasattr(config.sae, "threshold_decay")
+    with pytest.raises(InputError, match=r"sae\.threshold_decay=0\.9: expected none, as topk has no such setting"):
+        compose(["sae=topk", "+sae.threshold_decay=0.9"])
+
+
+def test_an_architecture_without_k_has_ids_by_its_own_settings() -> None:
+    gated = compose(["sae=gated"])
+    assert not hasattr(gated.sae, "k")
+    other = compose(["sae=gated", "sae.sparsity_coefficient=0.5"])
+    assert named(other, {}, "content") != named(gated, {}, "content")
 
 
 def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Path) -> None:
@@ -63,7 +173,7 @@ def test_every_setting_of_the_result_does(config: RunConfig) -> None:
         replace(config, seed=1),
         replace(config, sae=replace(config.sae, k=5)),
         replace(config, optim=replace(config.optim, lr=0.01)),
-        replace(config, mask=replace(config.mask, token=replace(config.mask.token, span=2))),
+        replace(config, mask={**config.mask, "token": replace(config.mask["token"], span=2)}),
         replace(config, data=replace(config.data, train_tokens=2048)),
         replace(config, lm=replace(config.lm, hook_name="blocks.0.hook_resid_post")),
     ]

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from masked_sae.config import ARCHITECTURES
-from masked_sae.saes import InferenceSAE, for_inference
-from support.making import trained
+from masked_sae.saes import BatchTopKSAE, InferenceSAE, for_inference
+from support.architectures import ARCHITECTURES, trained
 
 SCALE = 0.2
 
@@ -41,3 +40,19 @@ def test_either_thresholds_or_k() -> None:
     with pytest.raises(ValueError, match="either"):
         replace(sae, threshold_F=torch.zeros(64))
     assert isinstance(sae, InferenceSAE) and sae.d_in == 16 and sae.d_sae == 64
+
+
+def test_an_sae_whose_latents_are_active_by_rank_says_how_many() -> None:
+    """Also one that is not ours: nothing asks what class it is of."""
+
+    class Mine(BatchTopKSAE):
+        def thresholds(self) -> None:  # type: ignore[override]
+            return None
+
+        @property
+        def inference_k(self) -> int:
+            return 3
+
+    fixed = for_inference(Mine(16, 64, 5, generator=torch.Generator().manual_seed(0)), 1.0)
+    x_BD = torch.randn(30, 16, generator=torch.Generator().manual_seed(1))
+    assert fixed.k == 3 and ((fixed.encode(x_BD) > 0).sum(1) <= 3).all()

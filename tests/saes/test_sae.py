@@ -12,19 +12,13 @@ from torch import Tensor, nn
 from masked_sae.saes import (
     SAE,
     BatchTopKSAE,
-    GatedSAE,
-    JumpReLUSAE,
-    MatryoshkaSAE,
-    ReLUSAE,
     TopKFamilySAE,
-    TopKSAE,
     group_sizes,
 )
+from support.architectures import ARCHITECTURES, PENALIZED, TOPK_FAMILY
 
-TOPK_FAMILY = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
-PENALIZED = {"relu": ReLUSAE, "jumprelu": JumpReLUSAE, "gated": GatedSAE}
 all_with_k = pytest.mark.parametrize("architecture", TOPK_FAMILY)
-every_architecture = pytest.mark.parametrize("architecture", [*TOPK_FAMILY, *PENALIZED])
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 both_versions = pytest.mark.parametrize("reference", [False, True])
 every_version = pytest.mark.parametrize(
     ("architecture", "options"),
@@ -128,6 +122,7 @@ class _Loss(nn.Module):
         return self.sae.training_output(x_BD, target_BD).loss
 
 
+@pytest.mark.slow
 @all_with_k
 @both_versions
 def test_the_gradient_is_that_of_finite_differences(architecture: str, reference: bool) -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from masked_sae.saes import SAE, BatchTopKSAE, MatryoshkaSAE, TopKSAE, TrainingOutput, group_sizes
-from masked_sae.saes.selection import keep_largest, largest
-
-ARCHITECTURES = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
+from masked_sae.saes import SAE, TrainingOutput, group_sizes
+from masked_sae.saes.fast_topk import largest
+from masked_sae.saes.topk_family import keep_largest
+from support.architectures import TOPK_FAMILY
 
 
 @dataclass
@@ -42,7 +42,7 @@ def cases(draw: st.DrawFn) -> Case:
     batch, d_in = draw(st.integers(1, 12)), draw(st.integers(1, 9))
     d_sae = draw(st.integers(1, 12) | st.sampled_from([32, 64, 96, 160, 257]))
     k = draw(st.just(1) | st.just(d_sae) | st.integers(1, d_sae))
-    architecture = draw(st.sampled_from(sorted(ARCHITECTURES)))
+    architecture = draw(st.sampled_from(sorted(TOPK_FAMILY)))
     options: dict[str, Any] = {"aux_k": draw(st.sampled_from([0, 1, 3, d_sae + 1])), "dead_after_tokens": 15}
     if architecture == "matryoshka":
         ends = draw(st.sets(st.integers(1, d_sae - 1), max_size=5)) if d_sae > 1 else set()
@@ -56,7 +56,7 @@ def cases(draw: st.DrawFn) -> Case:
             return torch.randint(-1, 2, shape, generator=generator).float()
         return torch.randn(shape, generator=generator)
 
-    saes = [ARCHITECTURES[architecture](d_in, d_sae, k, reference=reference, **options) for reference in (True, False)]
+    saes = [TOPK_FAMILY[architecture](d_in, d_sae, k, reference=reference, **options) for reference in (True, False)]
     values = {name: numbers(*parameter.shape) for name, parameter in saes[0].named_parameters()}
     if kind in ("zero", "constant"):
         values |= {"b_dec_D": torch.zeros(d_in), "b_enc_F": torch.full((d_sae,), float(kind == "constant"))}
@@ -131,10 +131,10 @@ def make(architecture: str, d_in: int = 16, d_sae: int = 512, k: int = 6, **opti
     if architecture == "matryoshka":
         options["groups"] = group_sizes(d_sae, [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32])
     generator = torch.Generator().manual_seed(0)
-    return ARCHITECTURES[architecture](d_in, d_sae, k, generator=generator, **options)
+    return TOPK_FAMILY[architecture](d_in, d_sae, k, generator=generator, **options)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
 def test_the_same_bits_every_time(architecture: str) -> None:
     torch.set_num_threads(2)
     x_BD = torch.randn(1024, 64, generator=torch.Generator().manual_seed(1))
@@ -169,7 +169,7 @@ class LargeTensors(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
 @pytest.mark.parametrize("dead", [False, True])
 def test_pre_activations_are_the_only_large_tensor_and_are_not_kept(architecture: str, dead: bool) -> None:
     x_BD = torch.randn(256, 16, generator=torch.Generator().manual_seed(1))
@@ -181,7 +181,7 @@ def test_pre_activations_are_the_only_large_tensor_and_are_not_kept(architecture
     assert list(large.made.values()) == ["aten.addmm.default"]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
 def test_a_loss_that_is_scaled_scales_every_gradient(architecture: str) -> None:
     x_BD = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
     gradients: list[list[Tensor]] = []
@@ -194,7 +194,7 @@ def test_a_loss_that_is_scaled_scales_every_gradient(architecture: str) -> None:
         assert torch.equal(one, scaled)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
 def test_a_bfloat16_product_selects_and_reconstructs_as_the_plain_version_does(architecture: str) -> None:
     x_BD = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
     outputs: list[TrainingOutput] = []
@@ -211,7 +211,7 @@ def test_a_bfloat16_product_selects_and_reconstructs_as_the_plain_version_does(a
         assert error < 0.02, (name, error)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TOPK_FAMILY)
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_nan_in_the_batch_reaches_the_loss(architecture: str, reference: bool) -> None:
     x_BD = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))

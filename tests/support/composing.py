@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from masked_sae.config import RunConfig
+from support.architectures import PENALIZED
 from support.making import HOOK, ROOT, compose
 
 __all__ = ["ROOT", "small_config", "small_overrides"]
@@ -44,9 +45,6 @@ def small_overrides(lm: Path, corpus: Path, out: Path) -> list[str]:
 
 def small_config(lm: Path, corpus: Path, out: Path, *overrides: str) -> RunConfig:
     settings = small_overrides(lm, corpus, out)
-    if any(override in WITHOUT_K for override in overrides):
+    if any(override in {f"sae={name}" for name in PENALIZED} for override in overrides):
         settings = [setting for setting in settings if not setting.startswith(("sae.k=", "sae.aux_k="))]
     return compose([*settings, *overrides])
-
-
-WITHOUT_K = ("sae=relu", "sae=jumprelu", "sae=gated")

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from masked_sae.runs.curve import COLUMNS, VALIDATED
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.members import Member, record_members
 from masked_sae.runs.state import RunState, write_state
-from masked_sae.training.callbacks.metrics import COLUMNS
-from masked_sae.training.callbacks.validation import VALIDATED
+from masked_sae.runs.sweep_record import Member, record_members
 from support.making import compose
 
 RATES, KS, SEEDS = (0.0, 0.1, 0.2), (8, 16, 32), (0, 1, 2)

@@ -1,8 +1,10 @@
 """Small models, texts and configurations, made on the spot."""
 
+import copy
 import json
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from masked_sae.config import RunConfig
-from masked_sae.masks.masking import TokenMask
-from masked_sae.saes import SAE, BatchTopKSAE, GatedSAE, JumpReLUSAE, MatryoshkaSAE, ReLUSAE, TopKSAE
+from masked_sae.config import RunConfig, typed_config
+from masked_sae.masks.token import TokenMask
 
 ROOT = Path(__file__).resolve().parents[2]
 D_IN, LAYERS, CONTEXT_LIMIT = 32, 3, 64
@@ -90,10 +91,13 @@ def write_parquet(path: Path, texts: Sequence[str], column: str = "text") -> Pat
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
-    """What `python -m src.train` makes of these overrides."""
-    import hydra
+    """What `python -m src.train` makes of these overrides; a copy of its own."""
+    return copy.deepcopy(_composed(tuple(overrides)))
 
-    from masked_sae.commands import typed_config
+
+@lru_cache(maxsize=256)
+def _composed(overrides: tuple[str, ...]) -> RunConfig:
+    import hydra
 
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base=None):
         return typed_config(hydra.compose("train", list(overrides)))
@@ -127,34 +131,16 @@ def small_run(lm: Path, corpus: Path, tmp_path: Path) -> list[str]:
     return [f"{key}={value}" for key, value in settings.items()]
 
 
-def trained(kind: str) -> SAE:
-    """A small SAE of 16 dimensions and 64 latents after a few steps: its latents' thresholds and norms differ."""
-    generator = torch.Generator().manual_seed(0)
-    sae = {
-        "topk": lambda: TopKSAE(16, 64, 5, generator=generator),
-        "batch_topk": lambda: BatchTopKSAE(16, 64, 5, generator=generator),
-        "matryoshka": lambda: MatryoshkaSAE(16, 64, 5, groups=[16, 48], generator=generator),
-        "relu": lambda: ReLUSAE(16, 64, 0.3, generator=generator),
-        "jumprelu": lambda: JumpReLUSAE(16, 64, 0.3, threshold_init=0.3, bandwidth=0.5, generator=generator),
-        "gated": lambda: GatedSAE(16, 64, 0.3, generator=generator),
-    }[kind]()
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
-    for _ in range(20):
-        optimizer.zero_grad()
-        x_BD = torch.randn(32, 16, generator=generator) + 1
-        sae.training_output(x_BD, x_BD).loss.backward()
-        optimizer.step()
-        sae.project_parameters()
-    return sae.eval()
-
-
 def token_mask(rate: float, **changes: Any) -> TokenMask:
     settings: dict[str, Any] = {
+        "name": "token",
         "initial_rate": 0.0,
         "schedule": "constant",
         "span": 1.0,
         "replacement": 0,
         "random_ids": np.arange(1, 257),
+        "loss_positions": "all",
+        "target": "masked",
         "seed": 0,
     }
     return TokenMask(rate=rate, **(settings | changes))

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from masked_sae.config import RunConfig
 from masked_sae.runs.checkpoint import LAST
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.state import read_state
-from masked_sae.sweeps.local import Job, identify_all
-from masked_sae.training.preparation import identify
-from masked_sae.training.run import train_run
+from masked_sae.sweeps.local import make_runs
+from masked_sae.training.train_run import train_run
 
 # Children are forked from a process that has imported everything and started no thread.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["masked_sae.training.run", "transformer_lens.model_bridge", "transformers"])
+SERVER.set_forkserver_preload(["masked_sae.training.train_run", "transformer_lens.model_bridge", "transformers"])
 
 ON_THE_CLOCK = ("tokens_per_second", "lm_time_share", "peak_memory_gib", "seconds")
 
@@ -46,14 +46,14 @@ def assert_same_run(ours: RunFolder, theirs: RunFolder) -> None:
 
 def child(config: RunConfig) -> None:
     torch.set_num_threads(1)
-    train_run(config)
+    train_run(make_run(config, {}))
 
 
 def killed_after(config: RunConfig, at_step: int, number: int = signal.SIGKILL, after: float = 0.0) -> int:
     """Trains in a process of its own that gets a signal some time after its state shows a step; the step it reached."""
     process = SERVER.Process(target=child, args=(config,))
     process.start()
-    folder = identify(config, {}).folder
+    folder = make_run(config, {}).folder
     deadline = time.monotonic() + 200
     while process.is_alive() and time.monotonic() < deadline and reached(folder) < at_step:
         time.sleep(0.001)
@@ -71,7 +71,7 @@ def reached(folder: RunFolder) -> int:
     return 0 if state is None else state.step
 
 
-def jobs(config: RunConfig, *rates: float) -> list[Job]:
+def runs_at(config: RunConfig, *rates: float) -> list[Run]:
     """Runs at these learning rates."""
     configs = [replace(config, optim=replace(config.optim, lr=rate)) for rate in rates]
-    return identify_all([(one, {"optim.lr": f"{one.optim.lr:g}"}) for one in configs])
+    return make_runs([(one, {"optim.lr": f"{one.optim.lr:g}"}) for one in configs])

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from masked_sae.config import RunConfig
-from masked_sae.runs.members import read_members
+from masked_sae.runs.run import make_run
 from masked_sae.runs.state import RunState, read_state, write_state
-from masked_sae.sweeps.local import Job, identify_all, train_here, train_member
+from masked_sae.runs.sweep_record import read_members
+from masked_sae.sweeps.local import train_here, train_member
 from masked_sae.sweeps.slurm import wants_training
 from support.composing import ROOT, small_config, small_overrides
-from support.processes import jobs
+from support.processes import runs_at
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -25,34 +28,34 @@ def config(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> RunConfig:
 def test_a_member_that_fails_is_named_and_the_others_are_done(
     config: RunConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    members = jobs(config, 1e-3, 1e30, 2e-3)
+    members = runs_at(config, 1e-3, 1e30, 2e-3)
     with pytest.raises(SystemExit) as ended:
         train_here(members)
     assert ended.value.code == 1
-    states = [read_state(job.member.folder.state) for job in members]
+    states = [read_state(run.folder.state) for run in members]
     assert [state.status for state in states if state is not None] == ["done", "failed", "done"]
     said = capsys.readouterr()
     assert "failed: optim.lr=1e+30: the loss is" in said.out and "1 of 3 runs failed" in said.err
-    sweep = members[0].member.folder.path.parent
+    sweep = members[0].folder.path.parent
     assert [member.swept["optim.lr"] for member in read_members(sweep)] == ["0.001", "1e+30", "0.002"]
 
 
 def test_a_sweep_started_again_trains_what_is_missing_alone(config: RunConfig) -> None:
-    train_here(jobs(config, 1e-3))
-    (first,) = jobs(config, 1e-3)
-    before = first.member.folder.results.stat().st_mtime_ns
-    train_here(jobs(config, 1e-3, 2e-3))
-    assert first.member.folder.results.stat().st_mtime_ns == before
-    assert all(job.member.folder.results.exists() for job in jobs(config, 2e-3))
+    train_here(runs_at(config, 1e-3))
+    (first,) = runs_at(config, 1e-3)
+    before = first.folder.results.stat().st_mtime_ns
+    train_here(runs_at(config, 1e-3, 2e-3))
+    assert first.folder.results.stat().st_mtime_ns == before
+    assert all(run.folder.results.exists() for run in runs_at(config, 2e-3))
 
 
 def test_a_resume_that_cannot_begin_keeps_the_progress_and_says_why(config: RunConfig) -> None:
-    (job,) = jobs(config, 1e-3)
-    interrupted = RunState(job.member.folder.run_id, "preempted", step=7, steps=24)
-    write_state(job.member.folder.state, interrupted, error="last week's")
-    broken = Job(replace(job.config, lm=replace(job.config.lm, hook_name="blocks.9.nothing")), job.member)
-    broken = replace(broken, member=identify_all([(broken.config, job.member.swept)])[0].member)
-    write_state(broken.member.folder.state, interrupted, error="last week's")
+    (run,) = runs_at(config, 1e-3)
+    interrupted = RunState(run.folder.run_id, "preempted", step=7, steps=24)
+    write_state(run.folder.state, interrupted, error="last week's")
+    elsewhere = replace(run.config, lm=replace(run.config.lm, hook_name="blocks.9.nothing"))
+    broken = make_run(elsewhere, run.swept)
+    write_state(broken.folder.state, interrupted, error="last week's")
     state = train_member(broken)
     assert state is not None and (state.status, state.step, state.steps) == ("failed", 7, 24)
     assert state.error is not None and state.error.startswith("lm.hook_name=blocks.9.nothing")
@@ -62,10 +65,10 @@ def test_a_launcher_inside_a_job_does_not_take_its_own_job_for_the_members(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    (job,) = jobs(config, 1e-3)
+    (run,) = runs_at(config, 1e-3)
     for _ in range(2):
-        assert wants_training(job)
-        state = read_state(job.member.folder.state)
+        assert wants_training(run)
+        state = read_state(run.folder.state)
         assert state is not None and (state.status, state.job_id) == ("created", None)
 
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.members import Member, read_members, record_members
 from masked_sae.runs.state import RunState, write_state
+from masked_sae.runs.sweep_record import Member, read_members, record_members
 from support.composing import ROOT
 
 

@@ -3,18 +3,18 @@ from typing import Any
 
 import pytest
 
-from masked_sae.config import DataConfig
 from masked_sae.errors import InputError
 from masked_sae.text.corpus import find_corpus, token_store, tokens_needed
 from masked_sae.text.documents import in_validation, stdlib_documents
+from masked_sae.text.settings import DataSettings
 from support.making import compose, make_texts, write_jsonl, write_parquet
 
 
-def data(*overrides: str) -> DataConfig:
+def data(*overrides: str) -> DataSettings:
     return compose(overrides).data
 
 
-def text_of(path: Path | str, *overrides: str) -> DataConfig:
+def text_of(path: Path | str, *overrides: str) -> DataSettings:
     return data("data=text", f"data.path={path}", *overrides)
 
 
@@ -37,6 +37,7 @@ def test_a_list_of_paths_is_one_corpus(corpus_folder: Path) -> None:
     assert len(list(find_corpus(both, 10).documents())) == 110
 
 
+@pytest.mark.slow
 def test_the_stdlib_corpus_is_the_standard_library() -> None:
     corpus = find_corpus(data("data=stdlib"), 10)
     assert corpus.token_limit is None

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from masked_sae.activations.sequences import stretches
 from masked_sae.errors import InputError
 from masked_sae.text.documents import Document, in_validation
-from masked_sae.text.store import TokenStore, open_or_build, sequences, store_key
+from masked_sae.text.store import TokenStore, open_or_build, store_key
 from support.making import make_texts
 
 KEY, SEPARATOR, SHARE = "thekey", 0, 0.2
@@ -89,7 +90,7 @@ def test_tokens_are_memory_mapped_and_read_only(documents: list[Document], neox_
 def test_tokens_take_two_bytes_where_the_vocabulary_allows(
     added: int, dtype: type, documents: list[Document], neox_folder: Path, tmp_path: Path
 ) -> None:
-    from masked_sae.activations.lm import load_tokenizer
+    from masked_sae.text.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(neox_folder))
     tokenizer.add_tokens([f"<extra{i}>" for i in range(added)])
@@ -122,7 +123,7 @@ def test_the_key_depends_on_text_tokenizer_separator_and_share(neox_tokenizer: A
 
 
 def test_the_key_is_the_same_after_the_tokenizer_was_used(neox_folder: Path) -> None:
-    from masked_sae.activations.lm import load_tokenizer
+    from masked_sae.text.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(neox_folder))
     before = store_key("content", tokenizer, 0, 0.1)
@@ -223,6 +224,6 @@ def test_a_corpus_without_text_in_both_splits_is_refused(
 
 def test_sequences_are_stretches_of_the_flat_tokens() -> None:
     tokens = np.arange(100, dtype=np.uint16)
-    x_NT = sequences(tokens, 7, np.array([3, 0, 13]))
+    x_NT = stretches(tokens, 7, np.array([3, 0, 13]))
     assert x_NT.dtype == np.int64
     assert x_NT.tolist() == [list(range(21, 28)), list(range(7)), list(range(91, 98))]

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from masked_sae.activations.lm import load_tokenizer
 from masked_sae.errors import InputError
+from masked_sae.runs.run import make_run
 from masked_sae.text.corpus import find_corpus, token_store
 from masked_sae.text.synthetic import Recipe, synthetic_documents, topic_shares
-from masked_sae.training.run import train_run
+from masked_sae.text.tokenizer import load_tokenizer
+from masked_sae.training.train_run import train_run
 from support.making import ROOT, compose
 
 COMMITTED = ROOT / "assets" / "ground_truth_lm"
@@ -104,4 +105,4 @@ def test_a_run_trains_on_it(tmp_path: Path) -> None:
         "trainer.threads=1",
         "trainer.device=cpu",
     ]
-    assert train_run(compose(settings)).status == "done"
+    assert train_run(make_run(compose(settings), {})).status == "done"

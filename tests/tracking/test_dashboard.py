@@ -6,8 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masked_sae.errors import InputError
+from masked_sae.report.catalogue import our_catalogue
 from masked_sae.report.design import read_design
-from masked_sae.report.runs import Runs
+from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import look
+from masked_sae.runs.curve import COLUMNS, VALIDATED
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.members import Member, record_members
 from masked_sae.runs.state import RunState, write_state
+from masked_sae.runs.sweep_record import Member, record_members
 from masked_sae.tracking.dashboard import build_workspace, read_dashboard
 from masked_sae.tracking.dashboard_server import specification
-from masked_sae.training.callbacks.metrics import COLUMNS
-from masked_sae.training.callbacks.validation import VALIDATED
+from support.made_sweeps import with_settings
 from support.making import ROOT, compose
 from support.wandb_recorder import WandbServer
 
@@ -53,8 +54,7 @@ def make_sweep(folder: Path, *overrides: str, metrics: Mapping[str, float] | Non
     members: list[Member] = []
     base = compose(list(overrides))
     for rate, k, seed in itertools.product(RATES, KS, SEEDS):
-        mask = replace(base.mask, token=replace(base.mask.token, rate=rate))
-        config = asdict(replace(base, seed=seed, mask=mask, sae=replace(base.sae, k=k)))
+        config = with_settings(asdict(base), {"mask.token.rate": rate, "seed": seed, "sae.k": k})
         run = RunFolder(folder / f"rate{rate}-k{k}-seed{seed}")
         run.path.mkdir(parents=True)
         run.config.write_text(json.dumps(config))  # JSON is YAML
@@ -64,6 +64,13 @@ def make_sweep(folder: Path, *overrides: str, metrics: Mapping[str, float] | Non
         members.append(Member(run, {"mask.token.rate": str(rate), "sae.k": str(k), "seed": str(seed)}))
     record_members(folder, members)
     return folder
+
+
+def runs_of(
+    table: pd.DataFrame, settings: Sequence[str], metrics: Sequence[str], masks: Sequence[Mapping[str, Any]]
+) -> Runs:
+    hidden = pd.Series(list(masks), index=table.index, dtype=object)
+    return Runs(table, tuple(settings), tuple(metrics), hidden, {}, our_catalogue(), ())
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +201,9 @@ def test_the_kind_of_mask_that_was_swept_is_the_one_shown(tmp_path: Path) -> Non
             for rate in (0.0, 0.5)
         ]
     )
-    runs = Runs(table, ("name", "mask.token.rate", "mask.latent.rate"), ("core/l0", "core/explained_variance"), ())
+    masks = [{"mask.token.rate": 0.1} | ({"mask.latent.rate": rate} if rate else {}) for rate in (0.0, 0.5)]
+    settings = ("name", "mask.token.rate", "mask.latent.rate")
+    runs = runs_of(table, settings, ("core/l0", "core/explained_variance"), masks)
     shown = sections(specification(build_workspace(runs, read_design(runs), "e", "p")))
     assert axes(shown["Pareto"][0])[2] == "config:mask.value.latent.rate"
     assert axes(shown["Mask response"][0])[0] == "config:mask.value.latent.rate"
@@ -218,7 +227,7 @@ def test_no_name_of_a_sweep_can_bend_the_filter(names: list[str]) -> None:
     table = pd.DataFrame(
         [{"sweep": "s", "run_id": "r", "status": "done", "name": name, "core/l0": 4.0} for name in names]
     )
-    runs = Runs(table, ("name",), ("core/l0",), ())
+    runs = runs_of(table, ("name",), ("core/l0",), [{}] * len(names))
     spec = specification(build_workspace(runs, read_design(runs), "e", "p"))
     (only,) = runset(json.loads(json.dumps(spec)))["filters"]["filters"]
     assert only["key"] == {"section": "run", "name": "group"}
@@ -314,6 +323,7 @@ def test_mistakes_are_told_in_one_line(sweep: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_without_login_or_server_it_says_so_and_what_to_do(sweep: Path, tmp_path: Path) -> None:
     nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9"}  # the port of `discard`, where nobody listens
     assert "do so with `wandb login`" in refused(command(tmp_path, f"sweep={sweep}", **nobody))
@@ -322,6 +332,7 @@ def test_without_login_or_server_it_says_so_and_what_to_do(sweep: Path, tmp_path
     assert refused(command(tmp_path, f"sweep={sweep}", WANDB_MODE="offline")).startswith("WANDB_MODE=offline: expected")
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_workspace_and_needs_no_server(sweep: Path, tmp_path: Path) -> None:
     done = command(tmp_path, f"sweep={sweep}", "dry_run=true", WANDB_BASE_URL="http://127.0.0.1:9")
     assert done.stderr == ""

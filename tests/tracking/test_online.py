@@ -19,14 +19,15 @@ import yaml
 
 from masked_sae.config import RunConfig
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.run import make_run
 from masked_sae.runs.state import read_state
-from masked_sae.training.preparation import identify
 from support.composing import small_config, small_overrides
 from support.making import ROOT
 from support.processes import ON_THE_CLOCK, SERVER, child, killed_after
 from support.wandb_recorder import RecordedRun, WandbServer
 
 # 400 steps
+LONG = pytest.mark.long
 LONGER = ["data.train_tokens=25600", "data.max_epochs=100", "eval.families=[core]"]
 
 Start = Callable[..., Any]
@@ -123,9 +124,9 @@ def no_checkpoint(sent: int, kept: int) -> bool:
     ("number", "checkpoint_every", "step", "moment"),
     [
         pytest.param(signal.SIGTERM, 5, 10, checkpoint_ahead, id="SIGTERM"),
-        pytest.param(signal.SIGKILL, 5, 10, checkpoint_ahead, id="SIGKILL, the checkpoint ahead"),
-        pytest.param(signal.SIGKILL, 150, 160, server_ahead, id="SIGKILL, the server ahead"),
-        pytest.param(signal.SIGKILL, 1000, 10, no_checkpoint, id="SIGKILL, before any checkpoint"),
+        pytest.param(signal.SIGKILL, 5, 10, checkpoint_ahead, id="SIGKILL, the checkpoint ahead", marks=LONG),
+        pytest.param(signal.SIGKILL, 150, 160, server_ahead, id="SIGKILL, the server ahead", marks=LONG),
+        pytest.param(signal.SIGKILL, 1000, 10, no_checkpoint, id="SIGKILL, before any checkpoint", marks=LONG),
     ],
 )
 def test_an_online_run_that_is_interrupted_goes_on_in_the_same_wandb_run(
@@ -141,7 +142,7 @@ def test_an_online_run_that_is_interrupted_goes_on_in_the_same_wandb_run(
 ) -> None:
     online = ["logger.wandb.mode=online", f"trainer.checkpoint_every_steps={checkpoint_every}"]
     config = small_config(neox_folder, corpus_folder, tmp_path, *LONGER, *online)
-    folder = identify(config, {}).folder
+    folder = make_run(config, {}).folder
     first = start(config)
     with held(wandb_server, f"train-{folder.run_id}", folder, step) as run:
         pass
@@ -162,11 +163,12 @@ def test_an_online_run_that_is_interrupted_goes_on_in_the_same_wandb_run(
     assert (run.config["sae"]["value"]["k"], run.settings["groupName"]) == (4, "train")
 
 
+@pytest.mark.long
 def test_a_run_ends_though_the_server_has_gone(
     wandb_server: WandbServer, start: Start, neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     config = small_config(neox_folder, corpus_folder, tmp_path, *LONGER, "logger.wandb.mode=online")
-    folder = identify(config, {}).folder
+    folder = make_run(config, {}).folder
     process = start(config, WANDB_FINISH_TIMEOUT="2")
     with held(wandb_server, f"train-{folder.run_id}", folder, 10):
         wandb_server.close()
@@ -181,7 +183,7 @@ def test_tables_and_the_sae_arrive_as_artifacts(
     wanted = ["logger.wandb.mode=online", "logger.wandb.artifact=true", "eval.families=[core,tpp]"]
     small = [f"eval.cache_dir={tmp_path}", "eval.texts_per_class=8"]
     config = small_config(neox_folder, corpus_folder, tmp_path, *wanted, *small)
-    folder = identify(config, {}).folder
+    folder = make_run(config, {}).folder
     assert end_of(start(config)) == 0
     (run,) = wandb_server.runs.values()
     shown = run.history[-1]["evals/tpp/tasks"]
@@ -204,7 +206,7 @@ def wandb(server: WandbServer, home: Path, folder: Path, *words: str) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("synced_before", [False, True])
+@pytest.mark.parametrize("synced_before", [False, pytest.param(True, marks=LONG)])
 def test_an_offline_run_that_is_killed_and_resumed_is_synced_whole(
     wandb_server: WandbServer,
     start: Start,
@@ -214,7 +216,7 @@ def test_an_offline_run_that_is_killed_and_resumed_is_synced_whole(
     synced_before: bool,
 ) -> None:
     config = small_config(neox_folder, corpus_folder, tmp_path, *LONGER, "logger.wandb.mode=offline")
-    folder = identify(config, {}).folder
+    folder = make_run(config, {}).folder
     assert 0 < killed_after(config, at_step=100) < 400
     if synced_before:
         wandb(wandb_server, tmp_path, folder.path, "sync", "--yes")
@@ -246,6 +248,7 @@ def kill_session(leader: int) -> None:
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_an_agent_trains_at_the_sweeps_values_and_a_run_that_was_preempted_resumes_when_it_is_handed_out_again(
     wandb_server: WandbServer, neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:

@@ -15,14 +15,16 @@ import torch
 
 from masked_sae.config import RunConfig
 from masked_sae.runs.folder import RunFolder
-from masked_sae.sweeps.evaluation import evaluate_folders
+from masked_sae.sweeps.evaluate import evaluate_folders
 from masked_sae.sweeps.local import train_here
 from masked_sae.tracking.server import wandb_id
 from masked_sae.tracking.sweep import sweep_tables
 from support.composing import small_config
 from support.made_sweeps import break_members, make_sweep
-from support.processes import SERVER, jobs
+from support.processes import SERVER, runs_at
 from support.wandb_recorder import RecordedRun, WandbServer
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_whole_sweep_is_a_table_and_a_line_for_each_mask_rate_against_l0(tmp_path: Path) -> None:
@@ -77,11 +79,11 @@ def called(action: Callable[..., None], arguments: Any, environment: Mapping[str
 
 def train_at(config: RunConfig, *rates: float) -> None:
     """A sweep on this machine, over the learning rate."""
-    train_here(jobs(config, *rates))
+    train_here(runs_at(config, *rates))
 
 
 def folders(config: RunConfig, *rates: float) -> list[RunFolder]:
-    return [job.member.folder for job in jobs(config, *rates)]
+    return [run.folder for run in runs_at(config, *rates)]
 
 
 def ids(config: RunConfig, *rates: float) -> list[str]:
@@ -133,6 +135,7 @@ def test_a_sweep_with_a_member_that_failed_is_not_logged(
     assert [failed.name, done.name] == ids(config, 1e30, 1e-3)
 
 
+@pytest.mark.long
 def test_sweeps_that_are_measured_later_are_each_logged(
     wandb_server: WandbServer,
     neox_folder: Path,

@@ -35,7 +35,7 @@ def test_an_agents_command_composes_at_both_ends_of_every_range(path: Path, end:
     for key, value in values.items():
         found: Any = config
         for part in key.split("."):
-            found = getattr(found, part)
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
         assert found == value and type(found) is type(value)
 
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from masked_sae.activations.lm import LM
-from masked_sae.activations.stream import Layout, make_layout
+from masked_sae.activations.sequences import Sequences, make_sequences
 from masked_sae.saes import InferenceSAE
 from masked_sae.training.calibration import calibrated, raised
 from support.making import CONTEXT_LIMIT
 
 
-def layout_of(lm: LM) -> Layout:
+def held_out_of(lm: LM) -> Sequences:
     tokens = torch.randint(5, 50, (40 * CONTEXT_LIMIT,), generator=torch.Generator().manual_seed(0)).numpy()
-    return make_layout(tokens, 16, lm.special)
+    return make_sequences(tokens, 16, lm.special)
 
 
 def random_sae(d_in: int, bias: float = 0.0) -> InferenceSAE:
@@ -26,33 +26,33 @@ def random_sae(d_in: int, bias: float = 0.0) -> InferenceSAE:
     return InferenceSAE(W_dec_FD.T.contiguous(), b_enc_F, W_dec_FD, zeros_D, zeros_D, threshold_F=torch.zeros(96))
 
 
-def l0(sae: InferenceSAE, lm: LM, layout: Layout, sequences: np.ndarray) -> float:
-    tokens_NT, kept_NT = layout.read(sequences)
+def l0(sae: InferenceSAE, lm: LM, held_out: Sequences, sequences: np.ndarray) -> float:
+    tokens_NT, kept_NT = held_out.read(sequences)
     return (sae.encode(lm.activations(tokens_NT)[kept_NT]) > 0).sum(1).double().mean().item()
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
 @pytest.mark.parametrize("batch_size", [3, 100])
 def test_l0_is_k_on_the_calibrating_text(neox: LM, k: int, batch_size: int) -> None:
-    layout, sequences = layout_of(neox), np.arange(40)
-    sae = calibrated(random_sae(neox.d_in), k, neox, layout, sequences, batch_size)
-    assert l0(sae, neox, layout, sequences) == pytest.approx(k, abs=1e-9)
+    held_out, sequences = held_out_of(neox), np.arange(40)
+    sae = calibrated(random_sae(neox.d_in), k, neox, held_out, sequences, batch_size)
+    assert l0(sae, neox, held_out, sequences) == pytest.approx(k, abs=1e-9)
     assert sae.threshold_F is not None and sae.threshold_F.unique().numel() == 1
 
 
 def test_the_threshold_does_not_depend_on_the_batches(neox: LM) -> None:
-    layout, sequences = layout_of(neox), np.arange(40)
-    thresholds = [calibrated(random_sae(neox.d_in), 5, neox, layout, sequences, size).threshold_F for size in (4, 40)]
+    held_out, sequences = held_out_of(neox), np.arange(40)
+    thresholds = [calibrated(random_sae(neox.d_in), 5, neox, held_out, sequences, size).threshold_F for size in (4, 40)]
     torch.testing.assert_close(thresholds[0], thresholds[1], rtol=1e-5, atol=1e-6)
 
 
 def test_where_too_few_latents_are_positive_all_of_them_stay(neox: LM) -> None:
-    layout, sequences = layout_of(neox), np.arange(40)
+    held_out, sequences = held_out_of(neox), np.arange(40)
     sae = random_sae(neox.d_in, bias=-1.0)
-    before = l0(sae, neox, layout, sequences)
-    after = calibrated(sae, 90, neox, layout, sequences, 8)
+    before = l0(sae, neox, held_out, sequences)
+    after = calibrated(sae, 90, neox, held_out, sequences, 8)
     assert before < 90
-    assert l0(after, neox, layout, sequences) == before
+    assert l0(after, neox, held_out, sequences) == before
 
 
 def with_thresholds_of_its_own(d_in: int) -> InferenceSAE:
@@ -62,20 +62,20 @@ def with_thresholds_of_its_own(d_in: int) -> InferenceSAE:
 
 @pytest.mark.parametrize("target", [0.0, 0.01, 1.0, 2.5, 12.3])
 def test_raised_thresholds_keep_their_differences_and_give_the_l0(neox: LM, target: float) -> None:
-    layout, sequences = layout_of(neox), np.arange(40)
+    held_out, sequences = held_out_of(neox), np.arange(40)
     sae = with_thresholds_of_its_own(neox.d_in)
-    assert sae.threshold_F is not None and l0(sae, neox, layout, sequences) > target
-    after = raised(sae, target, neox, layout, sequences, 1)
+    assert sae.threshold_F is not None and l0(sae, neox, held_out, sequences) > target
+    after = raised(sae, target, neox, held_out, sequences, 1)
     assert after.threshold_F is not None
     by_F = after.threshold_F - sae.threshold_F
     torch.testing.assert_close(by_F, by_F.mean().expand(96))
     assert by_F.mean() > 0 and torch.equal(after.b_enc_F, sae.b_enc_F)
-    assert l0(after, neox, layout, sequences) == pytest.approx(target, abs=0.01)
+    assert l0(after, neox, held_out, sequences) == pytest.approx(target, abs=0.01)
 
 
 def test_thresholds_are_not_lowered(neox: LM) -> None:
-    layout, sequences = layout_of(neox), np.arange(40)
+    held_out, sequences = held_out_of(neox), np.arange(40)
     sae = with_thresholds_of_its_own(neox.d_in)
-    after = raised(sae, 1 + l0(sae, neox, layout, sequences), neox, layout, sequences, 8)
+    after = raised(sae, 1 + l0(sae, neox, held_out, sequences), neox, held_out, sequences, 8)
     assert sae.threshold_F is not None and after.threshold_F is not None
     assert torch.equal(after.threshold_F, sae.threshold_F)

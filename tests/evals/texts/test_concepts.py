@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from masked_sae.activations.lm import LM, load_lm
-from masked_sae.activations.stream import Layout, make_layout
+from masked_sae.activations.sequences import Sequences, make_sequences
 from masked_sae.errors import InputError
 from masked_sae.evals.texts.concepts import TOKEN_CLASSES, Concepts, first_letter, token_class, vocabulary_strings
 from support.making import ROOT
@@ -20,24 +20,24 @@ def tiny() -> LM:
 
 
 def texts_of(concepts: Concepts, lm: LM) -> list[str]:
-    reading = concepts.reading
+    reading = concepts.texts
     lengths = reading.lengths_N.tolist()
     return [lm.tokenizer.decode(ids[:n]) for ids, n in zip(reading.tokens_NT, lengths, strict=True)]
 
 
 def words_of(concepts: Concepts, lm: LM) -> list[str]:
-    return [lm.tokenizer.decode([token]) for token in concepts.reading.tokens_NT[concepts.reading.read_NT]]
+    return [lm.tokenizer.decode([token]) for token in concepts.texts.tokens_NT[concepts.texts.read_NT]]
 
 
-def layout_of(lm: LM, text: str, context_length: int = 8) -> Layout:
+def sequences_of(lm: LM, text: str, context_length: int = 8) -> Sequences:
     ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return make_layout(np.array(ids), context_length, lm.special)
+    return make_sequences(np.array(ids), context_length, lm.special)
 
 
 def test_a_word_is_read_at_its_token_after_ten_solved_examples(tiny: LM) -> None:
     concepts = first_letter(tiny, words=60, seed=0)
     assert concepts.names == tuple(string.ascii_lowercase) and concepts.minimum == 20
-    assert concepts.reading.texts == len(concepts.labels_PC) == 60 and concepts.test_P.sum() == 12
+    assert concepts.texts.count == len(concepts.labels_PC) == 60 and concepts.test_P.sum() == 12
     texts, words = texts_of(concepts, tiny), words_of(concepts, tiny)
     assert len(set(words)) == 60
     for text, word, labels_C in zip(texts, words, concepts.labels_PC, strict=True):
@@ -66,7 +66,7 @@ def test_all_alphabetic_tokens_and_no_others_are_words(tiny: LM) -> None:
 
 
 def test_a_seed_gives_the_same_words_and_another_gives_others(tiny: LM) -> None:
-    digests = [first_letter(tiny, words=60, seed=seed).reading.digest() for seed in (0, 0, 1)]
+    digests = [first_letter(tiny, words=60, seed=seed).texts.digest() for seed in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -74,7 +74,7 @@ def test_a_seed_gives_the_same_words_and_another_gives_others(tiny: LM) -> None:
 def test_texts_are_framed_as_the_lm_frames_them(model: str, request: pytest.FixtureRequest) -> None:
     lm: LM = request.getfixturevalue(model)
     concepts = first_letter(lm, examples=1, seed=0)
-    reading, ends = concepts.reading, lm.special
+    reading, ends = concepts.texts, lm.special
     for tokens_T, length in zip(reading.tokens_NT.tolist(), reading.lengths_N.tolist(), strict=True):
         assert tuple(tokens_T[: len(ends.prefix)]) == ends.prefix
         assert tuple(tokens_T[length - len(ends.suffix) : length]) == ends.suffix
@@ -85,16 +85,16 @@ def test_texts_are_framed_as_the_lm_frames_them(model: str, request: pytest.Fixt
 
 
 def test_too_few_words_or_too_long_a_text_is_refused(neox: LM, tiny: LM) -> None:
-    with pytest.raises(InputError, match="words=20: expected more than 10 alphabetic words"):
+    with pytest.raises(InputError, match=r"eval\.concept_words=20: expected more than 10 alphabetic words"):
         first_letter(tiny, words=20, seed=0)
-    with pytest.raises(InputError, match=r"examples=2: expected fewer: a text has \d+ tokens, and the LM takes 64"):
+    with pytest.raises(InputError, match=r"eval\.concepts=first_letter: .* \d+ tokens: this one takes 64"):
         first_letter(neox, examples=2, seed=0)
 
 
 def test_token_classes_are_those_of_the_tokens_strings(tiny: LM) -> None:
     text = "def value(self):\n    return None # Error 12 _name = 'x'"
-    concepts = token_class(tiny, layout_of(tiny, text, context_length=2), tokens=10_000, seed=0)
-    ids = concepts.reading.tokens_NT[concepts.reading.read_NT].tolist()
+    concepts = token_class(tiny, sequences_of(tiny, text, context_length=2), tokens=10_000, seed=0)
+    ids = concepts.texts.tokens_NT[concepts.texts.read_NT].tolist()
     decoded = [tiny.tokenizer.decode([token]) for token in ids]
     assert text == "".join(decoded)
     held = {
@@ -134,21 +134,21 @@ def test_a_sequence_is_learnt_from_or_tested_on_and_special_tokens_are_not_read(
     model: str, request: pytest.FixtureRequest
 ) -> None:
     lm: LM = request.getfixturevalue(model)
-    layout = layout_of(lm, "the of a b " * 60, context_length=12)
-    concepts = token_class(lm, layout, tokens=10 * layout.content_length, seed=0)
-    texts_P = concepts.reading.texts_P
-    assert concepts.reading.texts == 10
+    sequences = sequences_of(lm, "the of a b " * 60, context_length=12)
+    concepts = token_class(lm, sequences, tokens=10 * sequences.content_length, seed=0)
+    texts_P = concepts.texts.texts_P
+    assert concepts.texts.count == 10
     tested = set(texts_P[concepts.test_P].tolist())
     assert len(tested) == 2 and tested.isdisjoint(texts_P[~concepts.test_P].tolist())
-    assert not torch.isin(concepts.reading.tokens_NT[concepts.reading.read_NT], torch.tensor(lm.special.ids)).any()
-    other = token_class(lm, layout, tokens=10 * layout.content_length, seed=1)
-    assert other.reading.digest() == concepts.reading.digest() and not torch.equal(other.test_P, concepts.test_P)
+    assert not torch.isin(concepts.texts.tokens_NT[concepts.texts.read_NT], torch.tensor(lm.special.ids)).any()
+    other = token_class(lm, sequences, tokens=10 * sequences.content_length, seed=1)
+    assert other.texts.digest() == concepts.texts.digest() and not torch.equal(other.test_P, concepts.test_P)
 
 
 def test_text_of_one_sequence_is_refused(tiny: LM) -> None:
-    layout = layout_of(tiny, "import os, sys, re", context_length=6)
-    with pytest.raises(InputError, match="tokens=1: expected enough for 2"):
-        token_class(tiny, layout, tokens=1, seed=0)
+    sequences = sequences_of(tiny, "import os, sys, re", context_length=6)
+    with pytest.raises(InputError, match=r"eval\.concept_tokens=1: expected enough for 2"):
+        token_class(tiny, sequences, tokens=1, seed=0)
 
 
 def test_a_space_that_sentencepiece_hides_is_seen() -> None:

@@ -1,5 +1,6 @@
 """Framing, the standard library's labelled texts, and those of datasets in a folder."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from masked_sae.activations.lm import LM, SpecialTokens, special_tokens
+from masked_sae.activations.lm import LM
 from masked_sae.errors import InputError
 from masked_sae.evals.texts.hub import HubTexts, probing_task, shift_task, spurious_task
 from masked_sae.evals.texts.labelled import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask, framed
 from masked_sae.evals.texts.stdlib import CODE, PROSE, code_and_prose, stdlib_tasks
 from masked_sae.text.documents import Document
+from masked_sae.text.tokenizer import SpecialTokens, special_tokens
+
+pytestmark = pytest.mark.slow
 
 Tasks = tuple[ProbingTask | SpuriousTask | ShiftTask, ...]
 PAIR = ("email", "http")
@@ -59,7 +63,7 @@ def cells(task: LabelledTexts) -> list[int]:
 
 def test_the_standard_library_gives_every_kind_of_task_on_one_reading(stdlib: Tasks) -> None:
     package, kind, shift, spurious = stdlib
-    assert all(task.reading is package.reading for task in stdlib)
+    assert all(task.texts is package.texts for task in stdlib)
     assert package.label_names == PAIR and cells(package) == [40, 120, 40, 120]
     assert kind.label_names == ("code", "prose", "reference") and cells(kind) == [40, 120] * 3
     assert isinstance(shift, ShiftTask) and shift.shifted_N.sum() == 160
@@ -74,7 +78,7 @@ def test_all_texts_have_one_length_and_are_what_their_labels_say(stdlib: Tasks, 
     import http
 
     package, kind, *_ = stdlib
-    assert (package.reading.lengths_N == 40 + 1).all()
+    assert (package.texts.lengths_N == 40 + 1).all()
     sources = {}
     for index, module in enumerate((email, http)):
         folder = Path(str(module.__file__)).parent
@@ -82,7 +86,7 @@ def test_all_texts_have_one_length_and_are_what_their_labels_say(stdlib: Tasks, 
     kinds = dict(zip(kind.rows_N.tolist(), kind.labels_N.tolist(), strict=True))
     checked = 0
     for row, label in zip(package.rows_N.tolist(), package.labels_N.tolist(), strict=True):
-        text = neox.tokenizer.decode(package.reading.tokens_NT[row, 1:])
+        text = neox.tokenizer.decode(package.texts.tokens_NT[row, 1:])
         line = max(text.split("\n")[1:-1], key=len, default="").strip()
         if len(line) > 12:
             checked += 1
@@ -104,7 +108,7 @@ def test_no_file_is_on_both_sides(neox: LM) -> None:
             contents[path] = code + "\0" + prose
     sides: dict[Path, set[bool]] = {}
     for row, train in zip(task.rows_N.tolist(), task.train_N.tolist(), strict=True):
-        text = neox.tokenizer.decode(task.reading.tokens_NT[row, 1:])
+        text = neox.tokenizer.decode(task.texts.tokens_NT[row, 1:])
         holders = [path for path, content in contents.items() if text in content]
         if len(holders) == 1:
             sides.setdefault(holders[0], set()).add(train)
@@ -116,12 +120,15 @@ def test_no_file_is_on_both_sides(neox: LM) -> None:
 
 def test_the_same_seed_gives_the_same_texts(neox: LM, stdlib: Tasks) -> None:
     again = stdlib_tasks(neox.tokenizer, neox.special, text_tokens=40, packages=PAIR, sizes=Sizes(60, 20))
-    assert again[0].reading.digest() == stdlib[0].reading.digest()
+    assert again[0].texts.digest() == stdlib[0].texts.digest()
 
 
-@pytest.mark.parametrize("packages", [("email", "no_such_package"), ("email",), ("email", "sqlite3")])
-def test_packages_that_cannot_be_split_are_refused(neox: LM, packages: tuple[str, ...]) -> None:
-    with pytest.raises(InputError, match=r"eval\.packages"):
+@pytest.mark.parametrize(
+    ("packages", "key"),
+    [(("email", "no_such_package"), "eval.tasks"), (("email", "sqlite3"), "eval.text_tokens")],
+)
+def test_packages_that_cannot_be_split_are_refused(neox: LM, packages: tuple[str, ...], key: str) -> None:
+    with pytest.raises(InputError, match=f"{re.escape(key)}=.*{packages[1]}"):
         stdlib_tasks(neox.tokenizer, neox.special, text_tokens=400, packages=packages)
 
 
@@ -144,7 +151,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def texts_of(task: LabelledTexts, tokenizer: Any) -> list[str]:
-    reading = task.reading
+    reading = task.texts
     return [
         tokenizer.decode(tokens_T[read_T]) for tokens_T, read_T in zip(reading.tokens_NT, reading.read_NT, strict=True)
     ]
@@ -193,8 +200,8 @@ def test_classes_may_come_from_columns_and_test_texts_from_the_train_split(
     special = special_tokens(neox_tokenizer)
     task = probing_task("languages", parts, neox_tokenizer, special, sizes=Sizes(100, 40), context_length=32)
     assert cells(task) == [20, 50, 20, 50]
-    assert (task.reading.lengths_N[task.labels_N == 1] == 32).all()
-    assert (task.reading.lengths_N[task.labels_N == 0] < 32).all()
+    assert (task.texts.lengths_N[task.labels_N == 1] == 32).all()
+    assert (task.texts.lengths_N[task.labels_N == 0] < 32).all()
     texts = texts_of(task, neox_tokenizer)
     assert all("train" in text for text in texts) and len(set(texts)) == len(texts)
 
@@ -244,13 +251,13 @@ def test_what_a_dataset_lacks_is_said_in_a_line(
 
 def test_a_folder_that_is_not_there_is_said(neox_tokenizer: Any, tmp_path: Path) -> None:
     special = special_tokens(neox_tokenizer)
-    with pytest.raises(InputError, match=r"eval\.datasets"):
+    with pytest.raises(InputError, match=r"eval\.tasks"):
         probing_task("x", [biographies(tmp_path / "nowhere")], neox_tokenizer, special, sizes=Sizes(8, 4))
 
 
 def test_labels_index_the_names_and_rows_the_reading(stdlib: Tasks) -> None:
     for task in stdlib:
         assert task.labels_N.max() == len(task.label_names) - 1
-        assert task.rows_N.max() < task.reading.texts
+        assert task.rows_N.max() < task.texts.count
         assert len(task.rows_N) == len(task.labels_N) == len(task.train_N)
         assert torch.equal(task.rows_N, task.rows_N.unique())

@@ -19,7 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slurm)
             item.add_marker(pytest.mark.timeout(900))  # the tests' own limits are shorter and say what was waited for
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)  # first: they take long and wait most of it
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Sweeps on a real SLURM end as they do on one undisturbed machine, whatever befalls their jobs."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,14 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from masked_sae.runs.state import RunState, read_state
-from support.composing import ROOT, small_overrides
+from masked_sae.runs.state import RunState
+from support.extending import write_examples
+from support.making import ROOT
+from support.slurm import Sweep, assert_same_runs
 
-TRAIN = [sys.executable, "-m", "src.train"]
-ON_SLURM = ["hydra.launcher.partition=normal", "hydra.launcher.cpus_per_task=1"]
 # Long enough to be preempted in the middle, and one that never ends by itself.
 LONG = ["data.batch_size=256", "data.train_tokens=300_000", "data.window_tokens=8192", "data.max_epochs=100000"]
 LONG += ["sae.d_sae=1024", "trainer.checkpoint_every_steps=100", "trainer.log_every_steps=100"]
@@ -24,57 +21,6 @@ LONG += ["trainer.validate_every_steps=100", "mask.token.rate=0.1"]
 ENDLESS = [*LONG, "data.train_tokens=100_000_000"]
 
 Start = Callable[[str], dict[str, str]]
-
-
-class Sweep:
-    """The sweep command over mask rates, in a folder of its own."""
-
-    def __init__(self, lm: Path, corpus: Path, out: Path, environment: dict[str, str] | None, *extra: str) -> None:
-        self.folder = out / "runs" / "mask_rate"
-        self.environment = environment
-        launcher = [] if environment is None else ON_SLURM
-        self._command = [*TRAIN, "+sweep=mask_rate", *small_overrides(lm, corpus, out), *launcher, *extra, "-m"]
-
-    def start(self, *more: str) -> "subprocess.Popen[str]":
-        command = [*self._command[:-1], *more, "-m"]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment, text=True, stdout=pipe, stderr=pipe)
-
-    def run(self, *more: str) -> "subprocess.CompletedProcess[str]":
-        return self.end(self.start(*more))
-
-    def end(self, process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
-        """Waits for the command; one that does not end is stopped, and what it had printed is in the error."""
-        try:
-            out, err = process.communicate(timeout=250)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise AssertionError(f"not ended: {process.communicate()}, {self.states()}") from None
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    def states(self) -> dict[str, RunState]:
-        states = [read_state(path) for path in sorted(self.folder.glob("*/state.json"))]
-        return {state.run_id: state for state in states if state is not None}
-
-    def wait_for(self, status: str, step: int) -> RunState:
-        """Waits until the (only) run has this status, and a checkpoint at that step or later."""
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            for state in self.states().values():
-                if state.status == status and state.step >= step:
-                    return state
-            time.sleep(0.2)
-        raise AssertionError(f"no run was {status} at step {step}: {self.states()}")
-
-
-def assert_same_runs(ours: Path, theirs: Path) -> None:
-    names = sorted(path.parent.name for path in theirs.glob("*/results.json"))
-    assert names and names == sorted(path.parent.name for path in ours.glob("*/results.json"))
-    for name in names:
-        weights, expected = (load_file(folder / name / "sae" / "sae_weights.safetensors") for folder in (ours, theirs))
-        assert all(torch.equal(tensor, expected[key]) for key, tensor in weights.items())
-        metrics, wanted = (json.loads((folder / name / "results.json").read_text()) for folder in (ours, theirs))
-        assert metrics["metrics"] == wanted["metrics"]
 
 
 @pytest.fixture
@@ -133,6 +79,46 @@ def test_a_detached_sweep_returns_at_once_and_says_how_to_look(
     assert "done" in table.stdout and "100%" in table.stdout
 
 
+def test_other_text_on_the_node_than_the_run_was_named_for_fails_it_with_both_digests(
+    environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    """The job used to train under another name, while the launcher watched the first and called it failed."""
+    corpus = shutil.copytree(corpus_folder, tmp_path / "corpus")
+    held = "+hydra.launcher.additional_parameters.hold=true"
+    sweep = Sweep(neox_folder, corpus, tmp_path, environment, "mask.token.rate=0.1", held)
+    process = sweep.start()
+    created = sweep.wait_for("created", step=0)
+    (corpus / "more.txt").write_text("other words\n")
+    while not (job := sweep.states()[created.run_id].job_id):
+        time.sleep(0.2)
+    subprocess.run(["scontrol", "release", job], env=environment, check=True, capture_output=True)
+    done = sweep.end(process)
+    assert done.returncode == 1 and "1 of 1 runs failed" in done.stderr
+    (state,) = sweep.states().values()
+    assert state.run_id == created.run_id and state.status == "failed" and state.error is not None
+    assert state.error.startswith(f"data.path={corpus}: expected the text that {created.run_id} was named for (digest ")
+    assert "here it is text/" in state.error and not (sweep.folder / created.run_id / "checkpoints").exists()
+
+
+def test_somebodys_own_architecture_mask_and_metric_train_there_as_here(
+    environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    """From a folder of their own, with the examples of docs/extending.md."""
+    project = write_examples(tmp_path / "my_project")
+    own = ["--config-dir", "conf", "sae=log_relu", "mask=swap", "eval=mine"]
+    sweeps = [
+        Sweep(neox_folder, corpus_folder, tmp_path / place, there, *own, "mask.swap.rate=0,0.2", "mask.token.rate=0",
+              without_k=True, cwd=project)
+        for place, there in (("here", None), ("there", environment))
+    ]  # fmt: skip
+    for sweep in sweeps:
+        done = sweep.run()
+        assert done.returncode == 0, done.stdout + done.stderr
+    here, there = (sweep.folder for sweep in sweeps)
+    assert_same_runs(there, here)
+    assert all("co_activation/jaccard" in path.read_text() for path in there.glob("*/results.json"))
+
+
 class TestInterrupted:
     """A long run, interrupted in every way a cluster knows, against one that was not."""
 
@@ -152,7 +138,7 @@ class TestInterrupted:
 
         return make
 
-    @pytest.mark.parametrize("preempt_signal", ["user", "term"])
+    @pytest.mark.parametrize("preempt_signal", ["user", pytest.param("term", marks=pytest.mark.long)])
     def test_preempted_by_an_urgent_job(
         self, preempt_signal: str, start_slurm: Start, sweep_of_one: Callable[..., Sweep], undisturbed: Path
     ) -> None:
@@ -161,6 +147,7 @@ class TestInterrupted:
         before = end_interrupted(preempted, lambda state: urgent)
         assert_resumed(preempted, before, undisturbed)
 
+    @pytest.mark.long
     def test_requeued_by_hand(
         self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep], undisturbed: Path
     ) -> None:
@@ -168,6 +155,7 @@ class TestInterrupted:
         before = end_interrupted(requeued, lambda state: ["scontrol", "requeue", str(state.job_id)])
         assert_resumed(requeued, before, undisturbed)
 
+    @pytest.mark.long
     def test_out_of_time_once_too_often_it_fails_plainly_and_allowed_more_it_finishes(
         self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep], undisturbed: Path
     ) -> None:
@@ -183,6 +171,7 @@ class TestInterrupted:
         before = end_interrupted(limited, warn, "hydra.launcher.max_num_timeout=1")
         assert_resumed(limited, before, undisturbed)
 
+    @pytest.mark.long
     def test_slurm_itself_warns_it_of_the_time_limit_soon_enough_for_a_checkpoint(
         self, environment: dict[str, str], sweep_of_one: Callable[..., Sweep]
     ) -> None:

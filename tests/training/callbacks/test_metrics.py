@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from masked_sae.training.callbacks.metrics import COLUMNS, peak_memory
-from masked_sae.training.callbacks.validation import VALIDATED
-from masked_sae.training.preparation import identify
-from masked_sae.training.run import train_run
+from masked_sae.runs.curve import COLUMNS, VALIDATED
+from masked_sae.runs.run import make_run
+from masked_sae.training.callbacks.metrics import peak_memory
+from masked_sae.training.train_run import train_run
 from support.composing import small_config
 
 
@@ -17,8 +17,8 @@ def test_the_lms_time_shows_in_the_rows_whose_steps_began_a_window(
     neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     config = small_config(neox_folder, corpus_folder, tmp_path)
-    train_run(config)
-    with identify(config, {}).folder.metrics.open() as file:
+    train_run(make_run(config, {}))
+    with make_run(config, {}).folder.metrics.open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["step", "tokens", *COLUMNS, *VALIDATED]
     shares = {int(row["step"]): float(row["lm_time_share"]) for row in rows}

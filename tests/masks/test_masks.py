@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masked_sae.masks.masking import draw_spans, hide_inputs, hide_latents
-from support.making import token_mask
+from masked_sae.errors import InputError
+from masked_sae.masks.input import hide_inputs
+from masked_sae.masks.latent import hide_latents
+from masked_sae.masks.run_masks import kept_share, make_masks
+from masked_sae.masks.token import TokenMask, draw_spans
+from support.making import compose, token_mask
 
 RATES, SPANS = [0.01, 0.1, 0.3, 0.7, 0.95], [1.0, 1.5, 4.0, 20.0]
 
@@ -95,7 +99,7 @@ def a_batch(n: int = 40, length: int = 50) -> tuple[Tensor, Tensor]:
 
 def apply(mask: Any, tokens_NT: Tensor, maskable_NT: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
     n = len(tokens_NT)
-    return mask.apply(tokens_NT, maskable_NT, list(range(first, first + n)), [0.5] * n)
+    return mask.mask_tokens(tokens_NT, maskable_NT, list(range(first, first + n)), [0.5] * n)
 
 
 @pytest.mark.parametrize("changes", [{}, {"span": 5.0}, {"schedule": "linear"}, {"replacement": None}])
@@ -146,10 +150,10 @@ def test_maskable_tokens_are_replaced_at_the_rate(rate: float, span: float) -> N
 def test_a_sequences_mask_depends_on_the_seed_and_its_ordinal_alone(changes: dict[str, Any]) -> None:
     tokens_NT, maskable_NT = a_batch()
     mask = token_mask(0.3, **changes)
-    whole = mask.apply(tokens_NT, maskable_NT, list(range(40)), [0.5] * 40)
+    whole = mask.mask_tokens(tokens_NT, maskable_NT, list(range(40)), [0.5] * 40)
     order = torch.randperm(40, generator=generator())
-    shuffled = mask.apply(tokens_NT[order], maskable_NT[order], order.tolist(), [0.1] * 40)
-    alone = mask.apply(tokens_NT[7:8], maskable_NT[7:8], [7], [0.9])
+    shuffled = mask.mask_tokens(tokens_NT[order], maskable_NT[order], order.tolist(), [0.1] * 40)
+    alone = mask.mask_tokens(tokens_NT[7:8], maskable_NT[7:8], [7], [0.9])
     for x_NT, shuffled_NT, alone_NT in zip(whole, shuffled, alone, strict=True):
         assert torch.equal(shuffled_NT, x_NT[order])
         assert torch.equal(alone_NT, x_NT[7:8])
@@ -173,11 +177,9 @@ def test_random_replacements_are_spread_over_the_vocabulary_given() -> None:
 
 @pytest.mark.parametrize("kind", ["neox", "bert"])
 def test_a_runs_random_replacements_are_never_special(kind: str, request: pytest.FixtureRequest) -> None:
-    from masked_sae.training.preparation import make_token_mask
-    from support.making import compose
-
     tokenizer = request.getfixturevalue(f"{kind}_tokenizer")
-    mask = make_token_mask(compose(["mask.token.replacement=random"]), tokenizer)
+    mask = compose(["mask.token.replacement=random"]).mask["token"].make("token", tokenizer, seed=0)
+    assert isinstance(mask, TokenMask)
     assert set(mask.random_ids.tolist()) == set(range(len(tokenizer))) - set(tokenizer.all_special_ids)
 
 
@@ -205,7 +207,7 @@ def test_each_sequence_is_masked_at_the_rate_of_its_progress() -> None:
     tokens_NT, maskable_NT = a_batch(2000)
     progress = [i / 1999 for i in range(2000)]
     mask = token_mask(0.8, initial_rate=0.2, schedule="linear")
-    _, masked_NT = mask.apply(tokens_NT, maskable_NT, list(range(2000)), progress)
+    _, masked_NT = mask.mask_tokens(tokens_NT, maskable_NT, list(range(2000)), progress)
     for rows, rate in ((slice(0, 100), 0.215), (slice(950, 1050), 0.5), (slice(1900, 2000), 0.785)):
         n = int(maskable_NT[rows].sum())
         assert abs(masked_NT[rows].sum() / n - rate) < 5 * math.sqrt(rate * (1 - rate) / n)
@@ -236,12 +238,6 @@ def test_inputs_are_hidden_at_the_rate_and_keep_their_mean(rate: float) -> None:
     assert ((draws.mean(0) - x_BD).abs() < 6 * error_BD).all()
 
 
-@pytest.mark.parametrize("hide", [hide_latents, hide_inputs])
-def test_hiding_at_rate_0_is_the_identity(hide: Any) -> None:
-    x_BD = torch.randn(10, 20)
-    assert torch.equal(hide(x_BD, 0.0, generator()), x_BD)
-
-
 def test_hiding_at_rate_1_hides_all() -> None:
     x_BD = torch.randn(10, 20)
     assert (hide_latents(x_BD, 1.0, generator()) == -math.inf).all()
@@ -253,3 +249,32 @@ def test_hiding_follows_its_generator(hide: Any) -> None:
     x_BD = torch.randn(10, 20)
     assert torch.equal(hide(x_BD, 0.5, generator(3)), hide(x_BD, 0.5, generator(3)))
     assert not torch.equal(hide(x_BD, 0.5, generator(3)), hide(x_BD, 0.5, generator(4)))
+
+
+def test_masks_that_are_off_are_left_out_and_those_that_are_on_compose(neox_tokenizer: Any) -> None:
+    settings = compose(["mask.token.rate=0.3", "mask.token.loss_positions=unmasked", "mask.input.rate=0.5"]).mask
+    masks = make_masks(settings, neox_tokenizer, seed=0)
+    assert list(masks.named) == ["token", "input"] and kept_share(settings) == pytest.approx(0.7)
+    tokens_NT, maskable_NT = a_batch()
+    text = masks.mask_tokens(tokens_NT, maskable_NT, list(range(40)), [0.5] * 40)
+    assert torch.equal(text.counted_NT, ~text.masked_NT) and text.masked_NT.any()
+    x_BD = torch.randn(4, 8)
+    assert (masks.mask_inputs(x_BD, 3) == 0).any() and torch.equal(masks.mask_latents(x_BD, 3), x_BD)
+    assert make_masks(compose(["mask=none"]).mask, neox_tokenizer, seed=0).named == {}
+
+
+def test_two_masks_of_a_kind_draw_apart(neox_tokenizer: Any) -> None:
+    second = "{_module_: masked_sae.masks.token, rate: 0.5, replacement: random}"
+    settings = compose(["mask.token.rate=0.5", f"+mask.second={second}"]).mask
+    tokens_NT, maskable_NT = a_batch()
+    masked = [
+        apply(mask, tokens_NT, maskable_NT)[1] for mask in make_masks(settings, neox_tokenizer, seed=0).named.values()
+    ]
+    agreement = (masked[0] == masked[1])[maskable_NT].double().mean()
+    assert 0.45 < agreement < 0.55
+    with pytest.raises(InputError, match=r"mask\.second\.replacement=mask: expected a token that this tokenizer has"):
+        make_masks(
+            compose(["+mask.second={_module_: masked_sae.masks.token, rate: 0.5, replacement: mask}"]).mask,
+            neox_tokenizer,
+            seed=0,
+        )

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from masked_sae.activations.lm import LM, load_lm
-from masked_sae.activations.stream import make_layout
+from masked_sae.activations.sequences import make_sequences
 from masked_sae.config import RunConfig
 from masked_sae.errors import NonFiniteError
+from masked_sae.runs.curve import VALIDATED
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.run import make_run
 from masked_sae.saes import TopKSAE
-from masked_sae.training.callbacks.validation import VALIDATED, Validation
-from masked_sae.training.preparation import identify
-from masked_sae.training.run import train_run
+from masked_sae.training.train_run import train_run
+from masked_sae.training.validation import Validation
 from support.composing import small_config
 from support.making import HOOK
 
@@ -29,8 +30,8 @@ def config(neox_folder: Path, corpus_folder: Path, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def folder(config: RunConfig) -> RunFolder:
-    assert train_run(config).status == "done"
-    return identify(config, {}).folder
+    assert train_run(make_run(config, {})).status == "done"
+    return make_run(config, {}).folder
 
 
 def rows(folder: RunFolder) -> dict[int, dict[str, str]]:
@@ -60,8 +61,8 @@ def test_the_last_is_what_the_evaluation_finds_on_as_much_text(config: RunConfig
 def test_without_an_interval_nothing_is_measured(config: RunConfig, tmp_path: Path) -> None:
     trainer = replace(config.trainer, validate_every_steps=None)
     silent = replace(config, trainer=trainer, output_dir=str(tmp_path))
-    train_run(silent)
-    folder = identify(silent, {}).folder
+    train_run(make_run(silent, {}))
+    folder = make_run(silent, {}).folder
     assert not folder.histograms.exists() and "val/l0" not in rows(folder)[24]
 
 
@@ -71,7 +72,7 @@ def sae_for(lm: LM) -> TopKSAE:
 
 def validation_on(lm: LM) -> Validation:
     tokens = torch.randint(5, 50, (320,), generator=torch.Generator().manual_seed(0)).numpy()
-    return Validation(lm, make_layout(tokens, 16, lm.special), 1.0, every=1, tokens=64, batch_size=3)
+    return Validation(lm, make_sequences(tokens, 16, lm.special), 1.0, every=1, tokens=64, batch_size=3)
 
 
 @pytest.mark.parametrize("model", ["neox", "bert"])

@@ -9,8 +9,8 @@ import pytest
 
 from masked_sae.activations.lm import LM
 from masked_sae.errors import InputError
-from masked_sae.evals.texts.config import check_tasks, hub_tasks
 from masked_sae.evals.texts.labelled import ProbingTask, ShiftTask, SpuriousTask
+from masked_sae.evals.texts.task_settings import check_tasks, hub_tasks
 from support.making import compose
 
 

@@ -10,7 +10,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from masked_sae.commands import clear_errors, named_folders, store_config
+from masked_sae.command_line import clear_errors, named_folders, settings_together, store_config
 from masked_sae.errors import InputError
 from support.making import ROOT
 
@@ -54,6 +54,7 @@ def refused(*arguments: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_mistyped_key_is_told_with_those_of_its_own_command() -> None:
     assert refused("src.report", "sweap=runs/a") == (
         "error: sweap: no such key; expected one of sweep, output_dir, figures"
@@ -91,3 +92,18 @@ def test_ctrl_c_stays_one_where_a_library_puts_its_own_error_on_top(
 def test_the_same_error_without_ctrl_c_is_told() -> None:
     with pytest.raises(AttributeError), clear_errors():
         None._invalidate_flags_cache()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["+sweep=seeds", "-m", "seed=1"], ["+sweep=seeds", "seed=1", "-m"]),
+        (["-m", "--config-dir", "conf", "sae=mine"], ["sae=mine", "-m", "--config-dir", "conf"]),
+        (["--info", "defaults", "sae.k=3"], ["sae.k=3", "--info", "defaults"]),
+        (["--info", "sae.k=3"], ["sae.k=3", "--info"]),
+        (["--cfg", "job", "seed=1"], ["seed=1", "--cfg", "job"]),
+        ([], []),
+    ],
+)
+def test_options_may_stand_anywhere(given: list[str], meant: list[str]) -> None:
+    assert settings_together(given) == meant

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from masked_sae.config import RunConfig
-from masked_sae.runs.row import Row
-from masked_sae.sweeps.evaluation import evaluate_folders
-from masked_sae.tracking.run import ForgivingWandbLogger
-from masked_sae.training.preparation import identify
-from masked_sae.training.run import train_run
+from masked_sae.runs.curve import Row
+from masked_sae.runs.run import make_run
+from masked_sae.sweeps.evaluate import evaluate_folders
+from masked_sae.tracking.run_tracker import RunTracker
+from masked_sae.training.train_run import train_run
 from support.composing import small_config
 from support.processes import SERVER, child, killed_after
+
+pytestmark = pytest.mark.slow
 
 
 def read_back(run: Path) -> list[dict[str, Any]]:
@@ -96,11 +98,11 @@ def test_a_run_stopped_and_resumed_is_one_wandb_run_with_no_step_missing_or_twic
 ) -> None:
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline")
     killed_after(config, at_step=10, number=number)
-    folder = identify(config, {}).folder
+    folder = make_run(config, {}).folder
     (first,) = (folder.path / "wandb").glob("offline-run-*")
     preempted = any("preempting" in record for record in read_back(folder.path))
     assert preempted == (number == signal.SIGTERM)
-    train_run(config)
+    train_run(make_run(config, {}))
     (session,) = (folder.path / "wandb").glob("offline-run-*")  # `wandb sync` finds one session, with the whole curve
     assert session != first
     records = read_back(folder.path)
@@ -132,8 +134,8 @@ def test_a_run_ends_with_summaries_tables_histograms_and_if_asked_the_sae(
     families = "eval.families=[core,tpp]"
     small = [f"eval.cache_dir={tmp_path}", "eval.texts_per_class=8", "logger.wandb.artifact=true"]
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline", families, *small)
-    assert train_run(config).status == "done"
-    folder = identify(config, {}).folder
+    assert train_run(make_run(config, {})).status == "done"
+    folder = make_run(config, {}).folder
     records = read_back(folder.path)
 
     defined = {m.get("name") or m["glob_name"]: m for m in (r["metric"] for r in records if "metric" in r)}
@@ -184,10 +186,10 @@ def test_of_a_curve_wandb_gets_what_its_server_has_not(monkeypatch: pytest.Monke
     for session in (ours, *others):
         session.mkdir(parents=True)
     run = Resumed()
-    monkeypatch.setattr(ForgivingWandbLogger, "experiment", property(lambda self: run))
-    logger = ForgivingWandbLogger(project="p")
-    logger.begin([Row({"step": step, "tokens": 64 * step, "loss": 1 / step}) for step in (2, 4, 6)])
-    logger.log_row(Row({"step": 8, "tokens": 512, "loss": 0.125}))
+    monkeypatch.setattr("wandb.init", lambda **settings: run)
+    tracker = RunTracker({"project": "p"})
+    tracker.begin([Row({"step": step, "tokens": 64 * step, "loss": 1 / step}) for step in (2, 4, 6)])
+    tracker.log_row(Row({"step": 8, "tokens": 512, "loss": 0.125}))
     assert logged == [(6, {"tokens": 384, "train/loss": 1 / 6}), (8, {"tokens": 512, "train/loss": 0.125})]
     assert ours.exists() and not others[0].exists() and others[1].exists()
 
@@ -204,7 +206,7 @@ def test_under_an_agent_a_run_has_the_agents_id_and_sweep(
     process = SERVER.Process(target=trained_by_an_agent, args=(config,))
     process.start()
     process.join(timeout=200)
-    runs = [record["run"] for record in read_back(identify(config, {}).folder.path) if "run" in record]
+    runs = [record["run"] for record in read_back(make_run(config, {}).folder.path) if "run" in record]
     assert {(run["run_id"], run["sweep_id"], run["project"]) for run in runs} == {("of-the-agent", "s1", "the-sweeps")}
 
 
@@ -213,12 +215,12 @@ def test_training_never_dies_of_wandb(
 ) -> None:
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=offline")
 
-    def broken(self: ForgivingWandbLogger) -> Any:
+    def broken(**settings: Any) -> Any:
         raise RuntimeError("no service")
 
-    monkeypatch.setattr(ForgivingWandbLogger, "experiment", property(broken))
+    monkeypatch.setattr("wandb.init", broken)
     with pytest.warns(UserWarning, match="training goes on: no service"):
-        assert train_run(config).status == "done"
+        assert train_run(make_run(config, {})).status == "done"
 
 
 def test_auto_goes_offline_with_one_line_where_nobody_is_logged_in(
@@ -229,7 +231,7 @@ def test_auto_goes_offline_with_one_line_where_nobody_is_logged_in(
         monkeypatch.delenv(name, raising=False)
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=auto")
     capfd.readouterr()
-    assert train_run(config).status == "done"
+    assert train_run(make_run(config, {})).status == "done"
     said = capfd.readouterr()
     assert [line for line in (said.out + said.err).splitlines() if "W&B" in line or "wandb" in line] == [
         "W&B: offline, as nobody is logged in (`wandb login`); `wandb sync` uploads the run later"
@@ -237,7 +239,7 @@ def test_auto_goes_offline_with_one_line_where_nobody_is_logged_in(
 
 
 def evaluated(settings: RunConfig) -> None:
-    evaluate_folders("sae", [identify(settings, {}).folder.path], settings, [])
+    evaluate_folders("sae", [make_run(settings, {}).folder.path], settings, [])
 
 
 def test_what_is_measured_later_joins_the_runs_curve(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ def test_what_is_measured_later_joins_the_runs_curve(neox_folder: Path, corpus_f
         process.start()
         process.join(timeout=200)
         assert process.exitcode == 0
-    folder = identify(settings, {}).folder
+    folder = make_run(settings, {}).folder
     records = read_back(folder.path)
     assert summary_of(records)["core/l0"] == json.loads(folder.results.read_text())["metrics"]["core/l0"]
     steps = [row["_step"] for row in history(records) if "train/loss" in row]

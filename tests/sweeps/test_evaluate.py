@@ -11,11 +11,13 @@ import pytest
 
 from masked_sae.config import RunConfig
 from masked_sae.runs.folder import RunFolder
-from masked_sae.sweeps.evaluation import evaluate_folders
+from masked_sae.runs.run import make_run
+from masked_sae.sweeps.evaluate import evaluate_folders
 from masked_sae.training.evaluation import unmeasured
-from masked_sae.training.preparation import identify
-from masked_sae.training.run import train_run
+from masked_sae.training.train_run import train_run
 from support.composing import ROOT, small_config, small_overrides
+
+pytestmark = pytest.mark.slow
 
 EVALUATIONS = ["eval=quick", "eval.families=[core,absorption]", "eval.tokens=300", "eval.concept_tokens=400"]
 
@@ -27,8 +29,8 @@ def config(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def run(config: RunConfig) -> RunFolder:
-    assert train_run(config).status == "done"
-    return identify(config, {}).folder
+    assert train_run(make_run(config, {})).status == "done"
+    return make_run(config, {}).folder
 
 
 def metrics(folder: RunFolder) -> dict[str, float]:
@@ -73,7 +75,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
 def test_training_again_measures_what_is_newly_asked_for(config: RunConfig, run: RunFolder) -> None:
     weights = (run.sae / "sae_weights.safetensors").stat().st_mtime_ns
     asked = replace(config, eval=replace(config.eval, families=["core"]))
-    assert train_run(asked).status == "done"
+    assert train_run(make_run(asked, {})).status == "done"
     assert metrics(run)["core/l0"] > 0
     assert (run.sae / "sae_weights.safetensors").stat().st_mtime_ns == weights
 
@@ -96,12 +98,12 @@ def test_a_sweep_is_measured_with_one_reading_of_the_activations(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     other = replace(config, seed=1)
-    train_run(other)
+    train_run(make_run(other, {}))
     unfinished = run.path.parent / "rate9-00000000"
     unfinished.mkdir()
     (unfinished / "state.json").write_text((run.state).read_text().replace('"done"', '"failed"'))
     evaluate_folders("sweep", [run.path.parent], settings_for(config, neox_folder, corpus_folder, tmp_path), [])
-    both = [metrics(run), metrics(identify(other, {}).folder)]
+    both = [metrics(run), metrics(make_run(other, {}).folder)]
     assert all(one["core/l0"] > 0 for one in both) and both[0] != both[1]
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
     assert "left out: rate9-00000000: failed" in capsys.readouterr().out
@@ -114,7 +116,7 @@ def test_a_sweep_is_measured_with_one_reading_of_the_activations(
         (["sae=nowhere"], "sae=nowhere: expected a folder that exists"),
         (["sae=docs"], "it holds no cfg.json"),
         (["sweep=docs"], "sweep=docs: expected a sweep's folder"),
-        (["sae=docs", "eval.families=[speed]"], "eval.families=speed: expected one of core"),
+        (["sae=docs", "eval.families=[speed]"], "eval.families=speed: expected one of absorption, core"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:

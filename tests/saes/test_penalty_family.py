@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from masked_sae.saes import GatedSAE, JumpReLUSAE, PenalizedSAE, ReLUSAE
-from masked_sae.saes.penalized import MOST
-from masked_sae.saes.support import Few
+from masked_sae.saes.latent_support import SparseSupport
+from masked_sae.saes.penalty_family import MOST
+from support.architectures import PENALIZED
 
-ARCHITECTURES = {"relu": ReLUSAE, "jumprelu": JumpReLUSAE, "gated": GatedSAE}
-every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+every_architecture = pytest.mark.parametrize("architecture", PENALIZED)
 COEFFICIENT = 0.7
 
 
@@ -23,7 +23,7 @@ def normal(*shape: int, seed: int = 1, **options: Any) -> Tensor:
 def double(architecture: str, d_in: int = 8, d_sae: int = 48) -> PenalizedSAE:
     """With all weights at random, decoder rows of unit norm and thresholds above 0, in float64."""
     options = {"bandwidth": 0.8} if architecture == "jumprelu" else {}
-    sae = ARCHITECTURES[architecture](d_in, d_sae, COEFFICIENT, compute_dtype=torch.float64, **options).double()
+    sae = PENALIZED[architecture](d_in, d_sae, COEFFICIENT, compute_dtype=torch.float64, **options).double()
     with torch.no_grad():
         for seed, (name, parameter) in enumerate(sae.named_parameters()):
             parameter.copy_(normal(*parameter.shape, seed=seed, dtype=torch.float64))
@@ -140,6 +140,7 @@ def test_what_the_gate_finds_reconstructs_by_a_decoder_that_does_not_learn_from_
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.slow
 def test_a_threshold_learns_as_the_expected_loss_changes() -> None:
     """A batch's loss is a staircase of the thresholds, without a slope; its mean over many activations has one."""
     sae, x_BD = double("jumprelu", 4, 6), normal(400_000, 4, dtype=torch.float64)
@@ -164,7 +165,7 @@ def test_a_threshold_learns_as_the_expected_loss_changes() -> None:
 @every_architecture
 @pytest.mark.parametrize("seed", range(3))
 def test_a_step_at_few_places_is_the_dense_one(architecture: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("masked_sae.saes.penalized.MOST", 1.0)
+    monkeypatch.setattr("masked_sae.saes.penalty_family.MOST", 1.0)
     x_BD, target_BD = normal(64, 8, seed=seed, dtype=torch.float64), normal(64, 8, seed=9, dtype=torch.float64)
     hidden_BF = torch.rand(64, 48, generator=torch.Generator().manual_seed(seed)) < 0.2
     results: list[list[Tensor]] = []
@@ -184,12 +185,12 @@ def test_a_step_at_few_places_is_the_dense_one(architecture: str, seed: int, mon
 def test_the_step_is_sparse_once_few_latents_are_active(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[float] = []
 
-    def note(self: Few, places_A: Tensor, batch: int, d_sae: int) -> None:
+    def note(self: SparseSupport, places_A: Tensor, batch: int, d_sae: int) -> None:
         shares.append(len(places_A) / (batch * d_sae))
         few_init(self, places_A, batch, d_sae)
 
-    few_init = Few.__init__
-    monkeypatch.setattr(Few, "__init__", note)
+    few_init = SparseSupport.__init__
+    monkeypatch.setattr(SparseSupport, "__init__", note)
     sae, x_BD = double(architecture), normal(64, 8, dtype=torch.float64)
     assert sae.training_output(x_BD, x_BD).l0 > MOST * sae.d_sae and not shares
     with torch.no_grad():
@@ -237,7 +238,7 @@ def test_the_decoder_gives_back_the_target_and_not_what_the_encoder_read(archite
 
 def trained(architecture: str, coefficient: float) -> PenalizedSAE:
     """On sparse sums of as many directions as there are latents."""
-    sae = ARCHITECTURES[architecture](16, 48, coefficient, generator=torch.Generator().manual_seed(0))
+    sae = PENALIZED[architecture](16, 48, coefficient, generator=torch.Generator().manual_seed(0))
     directions_FD = torch.nn.functional.normalize(normal(48, 16, seed=3), dim=1)
     optimizer = torch.optim.Adam(sae.parameters(), lr=3e-3, fused=True)
     for step in range(400):
@@ -252,6 +253,7 @@ def trained(architecture: str, coefficient: float) -> PenalizedSAE:
     return sae
 
 
+@pytest.mark.slow
 @every_architecture
 def test_a_larger_coefficient_leaves_fewer_latents_and_a_larger_error(architecture: str) -> None:
     x_BD = 2 * normal(512, 48).relu() @ normal(48, 16, seed=3) / 16
@@ -267,7 +269,7 @@ def test_a_larger_coefficient_leaves_fewer_latents_and_a_larger_error(architectu
 def test_a_weight_that_is_not_a_number_shows_in_the_loss(
     architecture: str, reference: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masked_sae.saes.penalized.MOST", 1.0)
+    monkeypatch.setattr("masked_sae.saes.penalty_family.MOST", 1.0)
     sae, x_BD = double(architecture), normal(16, 8, dtype=torch.float64)
     sae.reference = reference
     with torch.no_grad():

@@ -5,11 +5,12 @@ import os
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from masked_sae.errors import InputError
-from masked_sae.report.runs import read_curve, read_runs
+from masked_sae.report.runs_table import read_curve, read_runs
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import owner_file_of
 from masked_sae.runs.state import RunState
@@ -27,7 +28,7 @@ def test_every_member_is_a_row_with_its_settings_and_metrics(tmp_path: Path) -> 
     results = json.loads((tmp_path / "sweep" / "rate0.1-k16-seed1" / "results.json").read_text())
     assert row["core/l0"] == results["metrics"]["core/l0"]
     assert (row["mask.token.rate"], row["sae.k"], row["seed"], row["tokens"]) == (0.1, 16, 1, 4096)
-    assert runs.swept == ("mask.token.rate", "sae.k", "seed")
+    assert {"sae.k", "seed", "mask.token.rate"} <= set(runs.settings) and "sae.k" in runs.sparsity
 
 
 def test_failed_missing_and_half_done_members_are_named_with_their_reason(tmp_path: Path) -> None:
@@ -78,13 +79,68 @@ def test_damaged_states_configurations_and_curves_stop_nothing(tmp_path: Path) -
     members[0].folder.results.unlink()
     members[0].folder.config.write_text("a: [")
     members[1].folder.metrics.write_bytes(b"\xff\xfe,\n1,2,3,4,5,6,7\n")
-    members[2].folder.metrics.write_text("step,tokens,loss\n1,10,0.5\n2,20")  # cut by a kill
+    members[2].folder.metrics.write_text("step,tokens,loss\n1,10,0.5\n2,20,")  # cut by a kill
     runs = read_runs([tmp_path])
     assert len(runs.measured) == 7
     assert list(runs.unfinished["status"]) == ["damaged"]
     assert read_curve(members[1].folder.path).empty
-    assert list(read_curve(members[2].folder.path)["tokens"]) == [10, 20]
+    assert list(read_curve(members[2].folder.path)["tokens"]) == [10]
     assert read_curve(tmp_path / "nothing").empty
+
+
+def test_a_row_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, **SMALL)[0].folder
+    folder.metrics.write_text("step,tokens,loss\n1,10,0.5\n2,20,0.4,7\n3,30,many\n4,40,0.2\n")
+    assert list(read_curve(folder.path)["tokens"]) == [10, 40]
+    folder.metrics.write_text("step,loss\n1,0.5\n")
+    assert read_curve(folder.path).empty
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"own": {"masks": {"token": {}}}},
+        {"own": {"masks": 3}},
+        {"own": {"families": {"mine": {"metrics": {"score": {}}, "l0": "core/l0"}}}},
+        {"own": {"settings": {"sae.k": 3}}},
+        {"config": {"mask": {"token": {"rate": None, "schedule": "linear", "initial_rate": 0.1}}}},
+    ],
+)
+def test_one_odd_run_takes_nothing_from_the_others(tmp_path: Path, odd: dict[str, Any]) -> None:
+    folder = make_sweep(tmp_path, **SMALL)[0].folder
+    folder.results.write_text(json.dumps(json.loads(folder.results.read_text()) | odd))
+    runs = read_runs([tmp_path])
+    assert len(runs.measured) == 7 and list(runs.unfinished["status"]) == ["damaged"]
+
+
+def test_words_in_results_are_texts_of_which_nothing_is_run(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, **SMALL)[0].folder
+    word = {"label": "{0.__class__} ((", "unit": "", "meaning": "{0:>9999999999}", "better": "up", "headline": True}
+    own = {"families": {"mine": {"l0": "core/l0", "metrics": {"score": word}}}}
+    results = json.loads(folder.results.read_text())
+    results["metrics"]["mine/score"] = 1.0
+    folder.results.write_text(json.dumps(results | {"own": own}))
+    metric = read_runs([tmp_path]).catalogue.describe("mine/score")
+    assert (metric.label, metric.meaning, metric.better) == ("{0.__class__} ((", "{0:>9999999999}", "")
+
+
+def test_keys_that_another_version_wrote_do_no_harm(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, rates=(0.1,), ks=(8,), seeds=(0,))[0].folder
+    results = json.loads(folder.results.read_text())
+    results["config"]["mask"]["token"] |= {"is_off": True, "effective": 3, "class": 1}
+    folder.results.write_text(json.dumps(results))
+    (masks,) = read_runs([tmp_path]).masks
+    assert masks["mask.token.rate"] == 0.1
+
+
+def test_a_run_without_any_mask_is_unmasked_and_not_unknown(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path, rates=(0.1,), ks=(8,), seeds=(0,))[0].folder
+    results = json.loads(folder.results.read_text())
+    for mask, known in (({}, {}), (None, None)):
+        results["config"]["mask"] = mask
+        folder.results.write_text(json.dumps(results))
+        (found,) = read_runs([tmp_path]).masks
+        assert found == known
 
 
 def test_runs_that_were_not_evaluated_are_named(tmp_path: Path) -> None:
