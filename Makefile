@@ -1,10 +1,13 @@
-# Every target builds .venv once, from constraints.txt, and reuses it.
 PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
+# Two files at a time, in the order that tests/conftest.py gives them.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo check fast test test-all lint format clean
 
 setup: $(STAMP)
 
@@ -19,13 +22,23 @@ demo: $(STAMP)
 	$(RUN) -m src.train +sweep=mask_rate -m
 	$(RUN) -m src.report sweep=runs/mask_rate
 
-# Two at a time, each file in one process; those on SLURM, which mostly wait, begin first (tests/slurm/conftest.py).
+# For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
+check: $(STAMP)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast
+
+fast: $(STAMP)
+	$(PYTEST) $(TWO) -m "not slurm and not browser and not server and not slow and not long"
+
 test: $(STAMP)
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(TWO) -m "not long"
+
+test-all: $(STAMP)
+	$(PYTEST) $(TWO)
 
 lint: $(STAMP)
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check --quiet
+	$(VENV)/bin/ruff format --check --quiet
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pyright
 
 format: $(STAMP)

@@ -14,24 +14,26 @@ import torch
 from omegaconf import OmegaConf
 
 from masked_sae.activations.held_out import sequences_to_measure
-from masked_sae.commands import typed_config
+from masked_sae.config import typed_config
 from masked_sae.interop.saelens import load_sae
 from masked_sae.runs.folder import RunFolder
-from masked_sae.saes.selection import largest
-from masked_sae.training.preparation import identify, read
+from masked_sae.runs.run import find_inputs
+from masked_sae.saes.fast_topk import largest
+from masked_sae.training.assemble import load_lm_and_text
 
 
 @torch.inference_mode()
 def selected_in_common(run: RunFolder, tokens: int) -> float:
     config = typed_config(OmegaConf.load(run.config))  # type: ignore[arg-type]
     sae, _ = load_sae(run.sae)
-    found = read(identify(config, {}), torch.device("cpu"))
+    found = load_lm_and_text(config, find_inputs(config), torch.device("cpu"))
     tokens_NT, kept_NT = found.held_out.read(sequences_to_measure(found.held_out, tokens))
     shares: list[float] = []
     for x_BD in found.lm.activations(tokens_NT)[kept_NT].split(config.data.batch_size):
         exact_BF = sae.pre_activations(x_BD)
         rounded_BF = ((x_BD - sae.b_in_D).bfloat16() @ sae.W_enc_DF.bfloat16()).float() + sae.b_enc_F
-        places = [largest(pre_BF.view(1, -1), config.sae.k * len(x_BD))[0] for pre_BF in (exact_BF, rounded_BF)]
+        k = round(config.sae.target_l0 or 0) * len(x_BD)
+        places = [largest(pre_BF.view(1, -1), k)[0] for pre_BF in (exact_BF, rounded_BF)]
         shares.append(torch.isin(*places).double().mean().item())
     return sum(shares) / len(shares)
 

@@ -65,7 +65,7 @@ def run_config(arguments: argparse.Namespace, *overrides: str) -> Any:
     """The configuration that `python -m src.train` would compose."""
     from hydra import compose, initialize_config_dir
 
-    from masked_sae.commands import typed_config
+    from masked_sae.config import typed_config
 
     folder = arguments.folder
     settings = [
@@ -101,20 +101,21 @@ def run_config(arguments: argparse.Namespace, *overrides: str) -> Any:
 
 
 def measure_ours(arguments: argparse.Namespace, *overrides: str) -> float:
-    from masked_sae.training.preparation import identify
-    from masked_sae.training.run import train_run
+    from masked_sae.runs.run import make_run
+    from masked_sae.training.train_run import train_run
 
-    config = run_config(arguments, *overrides)
-    train_run(config)
+    run = make_run(run_config(arguments, *overrides), {})
+    train_run(run)
     # Until the last step's metrics: the checkpoint after it would count for much in so short a run.
-    with identify(config, {}).folder.metrics.open() as curve:
+    with run.folder.metrics.open() as curve:
         return float(list(csv.DictReader(curve))[-1]["seconds"])
 
 
 def assembled(arguments: argparse.Namespace) -> Any:
-    from masked_sae.training.preparation import assemble, identify
+    from masked_sae.runs.run import make_run
+    from masked_sae.training.assemble import load_parts
 
-    return assemble(identify(run_config(arguments, "mask=none"), {}), torch.device(arguments.device))
+    return load_parts(make_run(run_config(arguments, "mask=none"), {}), torch.device(arguments.device))
 
 
 def measure_lm(arguments: argparse.Namespace) -> float:
@@ -122,10 +123,10 @@ def measure_lm(arguments: argparse.Namespace) -> float:
     import numpy as np
 
     parts = assembled(arguments)
-    layout = parts.stream._layout
-    per_forward = layout.content_length * arguments.lm_batch
+    sequences = parts.sequences.sequences
+    per_forward = sequences.content_length * arguments.lm_batch
     forwards = arguments.steps * arguments.batch / per_forward
-    tokens_NT, _ = layout.read(np.arange(arguments.lm_batch) % len(layout))
+    tokens_NT, _ = sequences.read(np.arange(arguments.lm_batch) % len(sequences))
     parts.lm.activations(tokens_NT)
     synchronize(sizes(arguments))
     start = time.perf_counter()

@@ -97,19 +97,19 @@ def timed(times: dict[str, float], name: str, function: Callable[[], Any]) -> An
 
 
 def make(file: Path, sizes: Sizes, seed: int) -> None:
-    from masked_sae.evals.absorption import evaluate_absorption, fit_ground_truth
-    from masked_sae.evals.concept_probes import SPARSE_FIT, fit_probes, sparse_rows
-    from masked_sae.evals.texts.activations import Reading
+    from masked_sae.evals.absorption import evaluate_absorption
+    from masked_sae.evals.concept_probes import SPARSE_FIT, fit_concept_probes, fit_probes, sparse_rows
+    from masked_sae.evals.texts.activation_cache import TokenizedTexts
     from masked_sae.evals.texts.concepts import Concepts
 
     tensors = synthetic(sizes, seed)
     one_token = torch.ones(sizes.words, 1, dtype=torch.long)
     labels_PC = tensors["letters"][:, None] == torch.arange(26)
-    reading = Reading(one_token, one_token[:, 0], one_token.bool())
-    concepts = Concepts("first_letter", reading, tuple(LETTERS), labels_PC, tensors["test"], minimum=20)
+    texts = TokenizedTexts(one_token, one_token[:, 0], one_token.bool())
+    concepts = Concepts("first_letter", texts, tuple(LETTERS), labels_PC, tensors["test"], minimum=20)
     x_PD, times = tensors["x"], dict[str, float]()
     fit_probes(x_PD[:9], labels_PC[:9], SPARSE_FIT, 0)  # the first optimizer of a process loads half of torch
-    truth = timed(times, "ground-truth probes", lambda: fit_ground_truth(concepts, x_PD))
+    probes = timed(times, "ground-truth probes", lambda: fit_concept_probes(concepts, x_PD))
     f_PF = timed(
         times,
         "encode, once",
@@ -118,11 +118,11 @@ def make(file: Path, sizes: Sizes, seed: int) -> None:
     result = timed(
         times,
         "k-sparse probes and absorption",
-        lambda: evaluate_absorption(concepts, x_PD, f_PF, tensors["W_dec"], truth=truth)["weight"],
+        lambda: evaluate_absorption(concepts, x_PD, f_PF, tensors["W_dec"], probes=probes)["weight"],
     )
     train_P = ~tensors["test"]
     ranking = fit_probes(f_PF[train_P.numpy()], labels_PC[train_P], SPARSE_FIT, 0)
-    tensors |= {"probe": truth.probes.W_CD, "probe_bias": truth.probes.b_C}
+    tensors |= {"probe": probes.linear.W_CD, "probe_bias": probes.linear.b_C}
     tensors |= {"ranking": ranking.W_CD, "ranking_bias": ranking.b_C}
     ours = {"sizes": asdict(sizes), "metrics": result.metrics(), "times": times}
     ours |= {"concepts": [asdict(concept) for concept in result.concepts], "not_measurable": result.not_measurable}

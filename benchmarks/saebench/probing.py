@@ -165,7 +165,7 @@ def speed_case(arguments: argparse.Namespace, generator: torch.Generator) -> dic
     """Our seconds at the given sizes, and what SAEBench needs to be timed on the same inputs."""
     from masked_sae.evals.scr import fit_scr_probes, scr
     from masked_sae.evals.sparse_probing import probe_accuracies
-    from masked_sae.evals.texts.activations import Reading
+    from masked_sae.evals.texts.activation_cache import TokenizedTexts
     from masked_sae.evals.tpp import fit_tpp_probes, tpp
     from masked_sae.saes import InferenceSAE
 
@@ -176,7 +176,7 @@ def speed_case(arguments: argparse.Namespace, generator: torch.Generator) -> dic
     sae = PlainSAE(weights | {"threshold": torch.tensor(0.0)})
     weights["threshold"] = sae.encode(x_NLD[0]).topk(arguments.k).values[:, -1].mean()
     read_NL = torch.ones(x_NLD.shape[:2], dtype=torch.bool)
-    reading = Reading(read_NL.long(), read_NL.sum(1), read_NL)
+    texts = TokenizedTexts(read_NL.long(), read_NL.sum(1), read_NL)
     sae = InferenceSAE(
         W_enc_DF=weights["W_enc"],
         b_enc_F=weights["b_enc"],
@@ -187,8 +187,8 @@ def speed_case(arguments: argparse.Namespace, generator: torch.Generator) -> dic
     )
     with torch.inference_mode():
         x_PD = x_NLD.flatten(0, 1)
-        reading.pooled_latents(sae.encode, x_PD, arguments.d_sae)
-        (means_NF, _), encode = timed(lambda: reading.pooled_latents(sae.encode, x_PD, arguments.d_sae))
+        texts.pooled_latents(sae.encode, x_PD, arguments.d_sae)
+        (means_NF, _), encode = timed(lambda: texts.pooled_latents(sae.encode, x_PD, arguments.d_sae))
         torch.testing.assert_close(means_NF, pooled(PlainSAE(weights).encode(x_NLD), x_NLD))
     train, test = arguments.train // 2 * CLASSES, arguments.test // 2 * CLASSES
     labels_N = torch.arange(train + test) % CLASSES
