@@ -195,13 +195,13 @@ def _sae_schema(config: DictConfig, sae: dict[str, Any]) -> type[SAESettings]:
     )
     own, known = {one.name for one in fields(kind)}, all_settings()
     foreign = [name for name in sae if name not in own and f"sae.{name}" in known]  # others are mistyped
-    for name in [name for name in foreign if sae[name] in (None, [])]:
-        foreign.remove(name)
-        del sae[name]
-    if foreign:
-        chosen, without = sae["architecture"], " ".join(f"~sae.{name}" for name in foreign)
+    refused = [name for name in foreign if sae[name] not in (None, [])]
+    if refused:
+        chosen, without = sae["architecture"], " ".join(f"~sae.{name}" for name in refused)
         valid = f"none, as {chosen} has no such setting: choose it with sae={chosen}, and add {without}"
-        raise InputError(f"sae.{foreign[0]}", sae[foreign[0]], valid)
+        raise InputError(f"sae.{refused[0]}", sae[refused[0]], valid)
+    for name in foreign:
+        del sae[name]
     return kind
 
 

@@ -37,6 +37,11 @@ class Wording:
     in_paper: str = ""
 
 
+def l0_wording(of: str) -> Wording:
+    """Of a family that measures on activations of its own: their L0."""
+    return Wording("l0", f"L0 ({of})", "latents per token", "on what was measured")
+
+
 @dataclass(frozen=True)
 class Measured:
     """Of one SAE, by one family.

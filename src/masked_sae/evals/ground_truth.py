@@ -17,7 +17,7 @@ from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.activations.synthetic_truth import Truth, has_truth, load_truth
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
-from masked_sae.evals.family import Family, Measured, Wording
+from masked_sae.evals.family import Family, Measured, Wording, l0_wording
 from masked_sae.randomness import numpy_generator
 
 
@@ -234,7 +234,7 @@ FAMILY = Family(
             "higher",
         ),
         Wording("false_firing", "False firing (ground truth)", "share", "latent active, feature not", "lower"),
-        Wording("l0", "L0 (ground truth)", "latents per token", "on what was measured"),
+        l0_wording("ground truth"),
     ),
     l0="ground_truth/l0",
     place=6,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
-from masked_sae.evals.family import Family, Measured, Wording
+from masked_sae.evals.family import Family, Measured, Wording, l0_wording
 from masked_sae.evals.texts.labelled import TEXT_SETTINGS, ShiftTask
 from masked_sae.randomness import numpy_generator
 
@@ -226,7 +226,7 @@ FAMILY = Family(
         Wording("auc_lm_in_distribution", "AUC of the LM in distribution", "AUC", "likewise, where it was trained"),
         Wording(r"auc_(latents|lm)_(low|high)", "OOD AUC ({0}), {1} end", "AUC", _ENDS),
         Wording(r"auc_(latents|lm)_oracle_(low|high)", "OOD AUC, oracle ({0}), {1} end", "AUC", _ENDS),
-        Wording("l0", "L0 (ood)", "latents per token", "on what was measured"),
+        l0_wording("ood"),
     ),
     place=5,
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from masked_sae.errors import InputError
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
-from masked_sae.evals.family import Family, Measured, Wording
+from masked_sae.evals.family import Family, Measured, Wording, l0_wording
 from masked_sae.evals.text_probes import BinarySets, LinearProbes, ablated_logits, strongest, train_probes
 from masked_sae.evals.texts.labelled import TEXT_SETTINGS, SpuriousTask
 from masked_sae.evals.tpp import NS
@@ -201,7 +201,7 @@ FAMILY = Family(
             "accuracy",
             "without ablation, on balanced texts; the biased probe was trained on a spurious correlation",
         ),
-        Wording("l0", "L0 (scr)", "latents per token", "on what was measured"),
+        l0_wording("scr"),
     ),
     place=4,
 )

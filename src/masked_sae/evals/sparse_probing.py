@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
-from masked_sae.evals.family import Family, Measured, Wording
+from masked_sae.evals.family import Family, Measured, Wording, l0_wording
 from masked_sae.evals.text_probes import BinarySets, one_against_rest
 from masked_sae.evals.texts.labelled import TEXT_SETTINGS, ProbingTask
 
@@ -151,7 +151,7 @@ FAMILY = Family(
             "accuracy",
             "of a probe on the best dimensions of the LM's activations",
         ),
-        Wording("l0", "L0 (sparse probing)", "latents per token", "on what was measured"),
+        l0_wording("sparse probing"),
     ),
     place=2,
 )

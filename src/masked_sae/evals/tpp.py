@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
-from masked_sae.evals.family import Family, Measured, Wording
+from masked_sae.evals.family import Family, Measured, Wording, l0_wording
 from masked_sae.evals.text_probes import (
     BinarySets,
     LinearProbes,
@@ -154,7 +154,7 @@ FAMILY = Family(
             "drop of probe accuracy by ablating latents: intended, of their own class; unintended, of the others",
         ),
         Wording("clean_accuracy", "TPP, accuracy before", "accuracy", "of the probes without ablation"),
-        Wording("l0", "L0 (tpp)", "latents per token", "on what was measured"),
+        l0_wording("tpp"),
     ),
     place=3,
 )

@@ -118,8 +118,9 @@ def find_inputs_of(run: Run) -> Inputs:
     lm = ("lm.name", run.config.lm.name)
     then, now = _flat(run.named_for), _flat(found)
     which = next(name for name in {**then, **now} if then.get(name) != now.get(name))
-    key, value = {"text": inputs.corpus.origin, "tokenizer": lm, "weights": lm}.get(which, (which, "its module"))
-    what = which if value != "its module" else "module"
+    named_by = {"text": inputs.corpus.origin, "tokenizer": lm, "weights": lm}
+    key, value = named_by.get(which, (which, "its module"))
+    what = which if which in named_by else "module"
     digests = f"digest {then.get(which)}; here it is {now.get(which)}"
     raise InputError(key, value, f"the {what} that {run.folder.run_id} was named for ({digests})")
 
