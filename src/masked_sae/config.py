@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -71,6 +72,11 @@ class MeasuringConfig:
     trainer: TrainerSettings
     logger: LoggerSettings
     eval: EvalSettings
+
+    @property
+    def digest_memory(self) -> Path:
+        """Where digests of large files are remembered: beside the caches."""
+        return Path(self.data.store_dir).expanduser().parent / "digests"
 
 
 @dataclass(kw_only=True)

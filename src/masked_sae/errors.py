@@ -1,4 +1,6 @@
-"""What a user did wrong, said in one line."""
+"""What a user did wrong or the disk did, said in one line."""
+
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -12,6 +14,17 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, object, str]]:
         return InputError, (self.key, self.value, self.valid)
+
+
+class DamagedFileError(RuntimeError):
+    """A file that is not what this project writes there: names the file and what is wrong with it."""
+
+    def __init__(self, path: Path, why: str, mend: str = "") -> None:
+        self.path, self.why, self.mend = path, " ".join(why.split()), mend
+        super().__init__(f"{path} is damaged ({self.why})" + (f": {mend}" if mend else ""))
+
+    def __reduce__(self) -> tuple[type["DamagedFileError"], tuple[Path, str, str]]:
+        return DamagedFileError, (self.path, self.why, self.mend)
 
 
 class NonFiniteError(RuntimeError):

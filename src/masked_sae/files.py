@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and are read as what they should be or not at all."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from masked_sae.errors import DamagedFileError, first_line
 
 
 def write_aside(path: Path, write: Callable[[Path], None]) -> None:
@@ -49,6 +51,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFileError: it is not JSON, or nested beyond reading.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: of the encoding, of JSON, of a number without end
+        raise DamagedFileError(path, f"not JSON: {first_line(error)}" if path.stat().st_size else "empty") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """As `read_json`, of a file that holds a JSON object."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DamagedFileError(path, f"a {type(found).__name__} where an object should be")
+    return found
+
+
 @contextmanager
 def folder_aside(path: Path) -> Generator[Path]:
     """A new folder beside `path` that is renamed to it when the block ends well, and removed when it does not."""
@@ -57,9 +80,10 @@ def folder_aside(path: Path) -> Generator[Path]:
     try:
         with _naming(path):
             yield aside
-        aside.chmod(0o777 & ~_umask())
-        for file in aside.rglob("*"):
-            sync(file)
+        umask = _umask()
+        for made in (aside, *aside.rglob("*")):  # safetensors gives its owner alone a file
+            made.chmod((0o777 if made.is_dir() else 0o666) & ~umask)
+            sync(made)
         aside.rename(path)
         sync(path.parent)
     finally:

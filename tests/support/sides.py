@@ -8,6 +8,7 @@ SIDES = {
     "force": OUT,
     "detach": OUT,
     "lm.name": BY_CONTENT,
+    "lm.revision": BY_CONTENT,
     "lm.hook_name": IN,
     "lm.dtype": IN,
     "lm.batch_size": IN,

@@ -12,6 +12,7 @@ class LMSettings:
     hook_name: str
     dtype: str
     batch_size: int = setting(unit="sequences")  # per forward
+    revision: str | None = None  # of a hub name: branch, tag or commit; it counts by what it leads to
 
     def check(self) -> None:
         """Refuses what cannot work, as far as the settings alone tell.

@@ -13,7 +13,7 @@ from masked_sae.settings import without_neutral
 # Settings that say where or how a run is done, not what comes out of it.
 HOW = ("output_dir", "force", "detach", "trainer", "logger", "data.store_dir", "eval.cache_dir")
 # An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
-BY_CONTENT = ("data.path", "lm.name")
+BY_CONTENT = ("data.path", "lm.name", "lm.revision")
 NOT_HASHED = (*HOW, *BY_CONTENT, "name", "eval")
 
 
