@@ -26,9 +26,6 @@ from omegaconf.errors import (
 
 from masked_sae.errors import InputError, NonFiniteError
 
-# Memory in huge pages: without them a CPU spends a tenth of a step on clearing new pages. Torch reads it once.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _OURS = "MASKED_SAE_FULL_ERROR_SET"
 _CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -1,5 +1,6 @@
 """What a user did wrong or the disk did, said in one line."""
 
+import sys
 from pathlib import Path
 
 
@@ -29,6 +30,11 @@ class DamagedFileError(RuntimeError):
 
 class NonFiniteError(RuntimeError):
     """A NaN or an infinity where numbers were expected: in activations, or in the loss."""
+
+
+def notice(line: str) -> None:
+    """Tells the user of something that was mended, or that a result depends on; not an error."""
+    print(f"note: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from masked_sae.errors import DamagedFileError, first_line
 
+_ASIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # what tempfile calls what is written aside
+
 
 def write_aside(path: Path, write: Callable[[Path], None]) -> None:
     """Has `write` fill a new file beside `path`, makes it durable, and renames it over `path`."""
@@ -37,6 +39,13 @@ def remove_leftovers(path: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.unlink(missing_ok=True)
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """As `remove_leftovers`, of every file in a folder."""
+    for aside in folder.glob(".*"):
+        if match := _ASIDE.fullmatch(aside.name):
+            remove_leftovers(folder / match[1])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,7 +29,7 @@ def find_lm_folder(name: str) -> Path:
     return _download(name)
 
 
-def lm_digest(name: str) -> str:
+def lm_digest(name: str, revision: str | None = None, memory: Path | None = None, *, progress: bool = False) -> str:
     """A hub name stands for itself; a local folder for its configuration, tokenizer and samples of its weights."""
     folder = Path(name).expanduser()
     if not folder.is_dir():

@@ -9,13 +9,12 @@ import pytest
 
 from masked_sae.config import OptimSettings, RunConfig, all_settings
 from masked_sae.errors import InputError
-from masked_sae.lm_files import lm_digest
 from masked_sae.masks.mask import MaskSettings
-from masked_sae.runs.identity import HOW, is_part_of, run_id
+from masked_sae.runs.identity import HOW, Digests, is_part_of, run_id
 from masked_sae.runs.run import make_run
 from masked_sae.settings import neutral
 from support.composing import small_config
-from support.making import ROOT, compose
+from support.making import compose
 from support.sides import IN, SIDES
 
 
@@ -24,8 +23,11 @@ def config(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> RunConfig:
     return small_config(neox_folder, corpus_folder, tmp_path)
 
 
-def named(config: RunConfig, swept: dict[str, str], content: str) -> str:
-    return run_id(config, swept, content, lm_digest(config.lm.name))
+READ = Digests("digest of the text", "digest of the tokenizer", "digest of the weights", {})
+
+
+def named(config: RunConfig, swept: dict[str, str]) -> str:
+    return run_id(config, swept, READ)
 
 
 def name(config: RunConfig, swept: dict[str, str] | None = None) -> str:
@@ -37,50 +39,55 @@ def test_it_shows_the_swept_values(config: RunConfig) -> None:
     assert name(config, {"mask.token.replacement": "<|pad|> /x"}).startswith("replacement_pad_x-")
 
 
-# Written down at commit 1c9cfa0. A new default changes the ids of those that have it, as it should.
+# Written down as ids came to have whole files in them. A new default changes the ids of those that have it.
 FROZEN = [  # settings, keys that are swept, id
-    ("", "", "saematryoshka-rate0.1-8d5215cd"),
-    ("sae=topk", "", "saetopk-rate0.1-f2b6e82c"),
-    ("sae=batch_topk", "", "saebatch_topk-rate0.1-5b441d91"),
-    ("sae=relu", "", "saerelu-rate0.1-faf2d607"),
-    ("sae=jumprelu", "", "saejumprelu-rate0.1-82c6563a"),
-    ("sae=gated", "", "saegated-rate0.1-a8ebacf6"),
-    ("mask=none", "", "saematryoshka-rate0-b90f34e2"),
-    ("mask=latent", "", "saematryoshka-rate0-83cc6c79"),
-    ("mask=input", "", "saematryoshka-rate0-1ba443a5"),
+    ("", "", "saematryoshka-rate0.1-2d50f1f4"),
+    ("sae=topk", "", "saetopk-rate0.1-9dfbbf09"),
+    ("sae=batch_topk", "", "saebatch_topk-rate0.1-aa1ab749"),
+    ("sae=relu", "", "saerelu-rate0.1-4f5de777"),
+    ("sae=jumprelu", "", "saejumprelu-rate0.1-db048d2a"),
+    ("sae=gated", "", "saegated-rate0.1-8121a421"),
+    ("mask=none", "", "saematryoshka-rate0-8da8b988"),
+    ("mask=latent", "", "saematryoshka-rate0-f0bf3168"),
+    ("mask=input", "", "saematryoshka-rate0-9be5cac9"),
     (
         "mask.token.replacement=random mask.token.loss_positions=unmasked mask.token.span=3",
         "mask.token.span",
-        "span3-3e402c2e",
+        "span3-6d877c3c",
     ),
-    ("mask.token.schedule=linear mask.token.initial_rate=0.3", "", "saematryoshka-rate0.1-b8fb6483"),
-    ("experiment=ground_truth", "", "saebatch_topk-rate0.1-c3ef4f96"),
-    ("experiment=paper_pythia_160m", "", "saematryoshka-rate0.1-7a52cc5c"),
-    ("experiment=paper_gemma_2_2b data.revision=main", "", "saematryoshka-rate0.1-2f633f5c"),
-    ("experiment=paper_pythia_160m +sweep=mask_rate mask.token.rate=0.05", "mask.token.rate", "rate0.05-6b46d0e7"),
-    ("+sweep=mask_rate mask.token.rate=0.0", "mask.token.rate", "rate0.0-b90f34e2"),
-    ("+sweep=mask_rate_x_sparsity mask.token.rate=0.2 sae.k=8", "mask.token.rate sae.k", "rate0.2-k8-2e0f3be4"),
+    ("mask.token.schedule=linear mask.token.initial_rate=0.3", "", "saematryoshka-rate0.1-d12195ec"),
+    ("experiment=ground_truth", "", "saebatch_topk-rate0.1-f8e3e215"),
+    ("experiment=paper_pythia_160m", "", "saematryoshka-rate0.1-a807359d"),
+    ("experiment=paper_gemma_2_2b data.revision=main", "", "saematryoshka-rate0.1-43012ad9"),
+    ("experiment=paper_pythia_160m +sweep=mask_rate mask.token.rate=0.05", "mask.token.rate", "rate0.05-c75667f1"),
+    ("+sweep=mask_rate mask.token.rate=0.0", "mask.token.rate", "rate0.0-8da8b988"),
+    ("+sweep=mask_rate_x_sparsity mask.token.rate=0.2 sae.k=8", "mask.token.rate sae.k", "rate0.2-k8-98cacc1d"),
     (
         "+sweep=mask_rate_x_penalty sae=gated mask.token.rate=0.1 sae.sparsity_coefficient=5",
         "sae mask.token.rate sae.sparsity_coefficient",
-        "saegated-rate0.1-sparsity_coefficient5-a150a50e",
+        "saegated-rate0.1-sparsity_coefficient5-744ecb74",
     ),
-    ("+sweep=architectures sae=topk mask.token.rate=0.1", "sae mask.token.rate", "saetopk-rate0.1-f2b6e82c"),
-    ("+sweep=mask_token mask.token.replacement=pad", "mask.token.replacement", "replacementpad-6d818436"),
-    ("+sweep=seeds seed=3 mask.token.rate=0.1", "mask.token.rate seed", "rate0.1-seed3-83c99067"),
-    ("+sweep=sparsity sae.k=64", "sae.k", "k64-d3a28ae7"),
-    ("data=text data.path=[a.txt,b.txt] lm=pythia_70m sae.calibrate=none", "", "saematryoshka-rate0.1-cf6b4072"),
-    ("lm=pythia_70m data=hub data.name=x/y", "", "saematryoshka-rate0.1-831a28ec"),
+    ("+sweep=architectures sae=topk mask.token.rate=0.1", "sae mask.token.rate", "saetopk-rate0.1-9dfbbf09"),
+    ("+sweep=mask_token mask.token.replacement=pad", "mask.token.replacement", "replacementpad-61cfdd1a"),
+    ("+sweep=seeds seed=3 mask.token.rate=0.1", "mask.token.rate seed", "rate0.1-seed3-b87bf174"),
+    ("+sweep=sparsity sae.k=64", "sae.k", "k64-80b3b4f9"),
+    ("data=text data.path=[a.txt,b.txt] lm=pythia_70m sae.calibrate=none", "", "saematryoshka-rate0.1-ab466e52"),
+    ("lm=pythia_70m data=hub data.name=x/y", "", "saematryoshka-rate0.1-e5719b62"),
 ]
 
 
 @pytest.mark.parametrize(("overrides", "swept", "expected"), FROZEN, ids=[name for *_, name in FROZEN])
-def test_ids_stay_what_they_were(overrides: str, swept: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_stay_what_they_were(overrides: str, swept: str, expected: str) -> None:
     """Else runs that are done would be trained again."""
-    monkeypatch.chdir(ROOT)  # the embedded LM counts by its content
     given = dict(override.split("=", 1) for override in overrides.split())
     values = {key: given[key] for key in swept.split()}
-    assert named(compose(overrides.split()), values, "digest of the text") == expected
+    assert run_id(compose(overrides.split()), values, READ) == expected
+
+
+@pytest.mark.parametrize("part", ["text", "tokenizer", "weights"])
+def test_what_a_run_reads_is_in_its_id(part: str) -> None:
+    config = compose([])
+    assert run_id(config, {}, replace(READ, **{part: "another"})) != run_id(config, {}, READ)
 
 
 def test_every_key_has_a_side() -> None:
@@ -90,12 +97,13 @@ def test_every_key_has_a_side() -> None:
 
 @pytest.mark.parametrize("key", all_settings())
 def test_a_key_is_on_its_side(key: str) -> None:
-    config = next(made for made in map(compose, ([], ["sae=jumprelu"])) if holder(made, key) is not None)
-    before = named(config, {"x": "y"}, "content")
+    on = ["mask.latent.rate=0.1", "mask.input.rate=0.1"]  # of a mask that is off nothing is in the id
+    config = next(made for made in map(compose, (on, ["sae=jumprelu"])) if holder(made, key) is not None)
+    before = named(config, {"x": "y"})
     where = holder(config, key)
     value = getattr(where, key.split(".")[-1])
-    setattr(where, key.split(".")[-1], "lm elsewhere" if key == "lm.name" else ["other", str(value)])
-    assert (named(config, {"x": "y"}, "content") != before) == (SIDES[key] == IN or key == "lm.name")
+    setattr(where, key.split(".")[-1], ["other", str(value)])
+    assert (named(config, {"x": "y"}) != before) == (SIDES[key] == IN)
 
 
 def holder(config: Any, key: str) -> Any:
@@ -114,25 +122,25 @@ class LaterOptim(OptimSettings):
 def test_a_setting_that_is_added_renames_nothing_while_it_is_neutral() -> None:
     config = compose([])
     later = replace(config, optim=LaterOptim(**asdict(config.optim)))
-    assert named(later, {}, "content") == named(config, {}, "content")
+    assert named(later, {}) == named(config, {})
     later.optim.momentum = 0.9  # type: ignore[attr-defined]
-    assert named(later, {}, "content") != named(config, {}, "content")
+    assert named(later, {}) != named(config, {})
 
 
 def test_a_mask_that_is_added_renames_nothing_while_it_is_off() -> None:
     config = compose([])
-    before = named(config, {}, "content")
+    before = named(config, {})
     config.mask["mine"] = MaskSettings(rate=0.0, _module_="my_package.my_mask")
-    assert named(config, {}, "content") == before
+    assert named(config, {}) == before
     config.mask["mine"].rate = 0.1
-    assert named(config, {}, "content") != before
+    assert named(config, {}) != before
 
 
 def test_a_mask_that_is_not_there_is_one_that_is_off() -> None:
     config = compose(["mask=none"])
     without = compose(["mask=none"])
     del without.mask["latent"]
-    assert named(without, {}, "content") == named(config, {}, "content")
+    assert named(without, {}) == named(config, {})
 
 
 def test_topk_has_no_threshold_to_learn() -> None:
@@ -147,7 +155,7 @@ def test_an_architecture_without_k_has_ids_by_its_own_settings() -> None:
     gated = compose(["sae=gated"])
     assert not hasattr(gated.sae, "k")
     other = compose(["sae=gated", "sae.sparsity_coefficient=0.5"])
-    assert named(other, {}, "content") != named(gated, {}, "content")
+    assert named(other, {}) != named(gated, {})
 
 
 def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Path) -> None:
@@ -178,6 +186,12 @@ def test_every_setting_of_the_result_does(config: RunConfig) -> None:
         replace(config, lm=replace(config.lm, hook_name="blocks.0.hook_resid_post")),
     ]
     assert len({name(other) for other in [config, *others]}) == len(others) + 1
+
+
+def test_neither_does_what_makes_no_difference_at_its_value() -> None:
+    off = compose(["mask=none"])
+    other = compose(["mask=none", "mask.token.replacement=eos", "mask.token.span=3"])
+    assert named(off, {}) == named(other, {})
 
 
 def test_so_do_the_words_of_the_text_and_the_weights(config: RunConfig, tmp_path: Path, bert_folder: Path) -> None:

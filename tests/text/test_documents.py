@@ -116,14 +116,14 @@ def test_a_corpus_is_digested_once_until_it_changes(tmp_path: Path) -> None:
 
     def seconds() -> float:
         start = time.perf_counter()
-        content_digest([path])
+        content_digest([path], tmp_path / "memory")
         return time.perf_counter() - start
 
-    first, before = seconds(), content_digest([path])
+    first, before = seconds(), content_digest([path], tmp_path / "memory")
     assert min(seconds() for _ in range(3)) < first / 20
     with path.open("r+b") as file:
         file.write(b"changed")
-    assert content_digest([path]) != before
+    assert content_digest([path], tmp_path / "memory") != before
 
 
 def test_content_digest_tells_formats_apart(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_store_holds_each_splits_documents_tokenized(
         assert store.split(name).tolist() == expected
         assert meta.tokens == len(expected)
         assert meta.documents == sum(in_validation(d.key, SHARE) == held_out for d in documents)
-        assert meta.separators == (0 if separator is None else meta.documents)
+        assert meta.special == expected.count(SEPARATOR)
 
 
 def test_a_store_holds_no_special_tokens_of_an_encoder(

@@ -123,7 +123,14 @@ def _an_example(hook_names: dict[str, Any]) -> str:
     return next((name for name in hook_names if name.endswith("hook_resid_post")), next(iter(hook_names)))
 
 
-def load_lm(name: str, hook_name: str, dtype: str = "float32", device: str = "cpu", tokenizer: Any = None) -> LM:
+def load_lm(
+    name: str,
+    hook_name: str,
+    dtype: str = "float32",
+    device: str = "cpu",
+    tokenizer: Any = None,
+    revision: str | None = None,
+) -> LM:
     """Loads a hub name or local folder through `TransformerBridge`.
 
     Raises:

@@ -81,6 +81,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return config["metadata"]
 
 
+def check_sae(folder: Path, memory: Path | None = None) -> None:
+    load_sae(folder)
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     """`cfg.json`, with what is read of it in the form that it should have."""
     for name in (_CONFIG, _WEIGHTS):

@@ -95,7 +95,7 @@ def read_runs(sweeps: Sequence[Path]) -> Runs:
 def read_curve(folder: Path) -> pd.DataFrame:
     """A run's training curve, without what cannot be read of it; empty where that is all."""
     try:
-        curve = pd.DataFrame(read_metrics(RunFolder(folder).metrics, skip_damaged=True))
+        curve = pd.DataFrame(read_metrics(RunFolder(folder).metrics))
     except (OSError, ValueError):
         return pd.DataFrame()
     return curve if "tokens" in curve else pd.DataFrame()

@@ -5,12 +5,16 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from masked_sae.errors import notice
 from masked_sae.files import write_text
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,10 @@ class CurveFile:
     def __init__(self, path: Path, resumed_at: int) -> None:
         self._path = path
         self._columns: list[str] = []  # of the file
+        self.last_step = 0  # of the rows that were there
         if path.exists():
             self._columns, kept = _parse_rows(path, resumed_at)
+            self.last_step = int(kept[-1]["step"]) if kept else 0
             _rewrite(path, _text(self._columns, kept, with_header=True) if kept else "")
 
     def __call__(self, row: Row) -> None:
@@ -109,37 +115,32 @@ class HistogramFile:
             _append(self._path, json.dumps({"step": row.step, "histograms": row.histograms}) + "\n")
 
 
-def read_metrics(path: Path, until: int = sys.maxsize, *, skip_damaged: bool = False) -> list[Metrics]:
-    """The rows of a curve up to a step; none where there is no file.
-
-    Raises:
-        ValueError: a row cannot be read, unless such are to be skipped.
-    """
-    return _parse_rows(path, until, skip_damaged)[1] if path.exists() else []
+def read_metrics(path: Path, until: int = sys.maxsize) -> list[Metrics]:
+    """The rows of a curve up to a step; none where there is no file. It is said how many lines cannot be read."""
+    return _parse_rows(path, until)[1] if path.exists() else []
 
 
 def read_rows(metrics: Path, histograms: Path, until: int) -> list[Row]:
     """The rows up to a step, with their histograms; none where there are no files."""
-    of_step: dict[int, Mapping[str, Histogram]] = {}
-    if histograms.exists():
-        of_step = {line["step"]: line["histograms"] for line in _parse_lines(histograms, until)}
+    lines = _parse_lines(histograms, until) if histograms.exists() else []
+    of_step: dict[int, Mapping[str, Histogram]] = {line["step"]: line["histograms"] for line in lines}
     return [Row(row, of_step.get(int(row["step"]), {})) for row in read_metrics(metrics, until)]
 
 
-def _parse_rows(path: Path, until: int, skip_damaged: bool = False) -> tuple[list[str], list[Metrics]]:
+def _parse_rows(path: Path, until: int) -> tuple[list[str], list[Metrics]]:
     """The columns, and the rows up to a step."""
     header, *lines = _whole_lines(path) or [""]
-    rows: list[Metrics] = []
-    for cells in csv.DictReader([header, *lines]):
-        try:
-            row = {key: _number(key, cell) for key, cell in cells.items() if cell}
-        except (ValueError, TypeError, AttributeError) as error:  # of a row with too many cells the key is none
-            if skip_damaged:
-                continue
-            raise ValueError(f"{path}: a row that cannot be read: {cells}") from error
-        if row.get("step", sys.maxsize) <= until:
-            rows.append(row)
-    return header.split(","), rows
+    columns = header.split(",")
+    rows = _readable(path, [header, *lines], lambda line: _row(columns, line))
+    return columns, [row for row in rows if row["step"] <= until]
+
+
+def _row(columns: Sequence[str], line: str) -> Metrics:
+    (cells,) = csv.reader([line], strict=True)
+    row = {key: _number(key, cell) for key, cell in zip(columns, cells, strict=True) if cell}
+    if row["step"] < 0:
+        raise ValueError("a step below 0")
+    return row
 
 
 def _number(column: str, cell: str) -> float:
@@ -147,13 +148,32 @@ def _number(column: str, cell: str) -> float:
 
 
 def _parse_lines(path: Path, until: int) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = [json.loads(line) for line in _whole_lines(path)]
+    lines = _readable(path, ["", *_whole_lines(path)], _histograms)
     return [line for line in lines if line["step"] <= until]
+
+
+def _histograms(line: str) -> dict[str, Any]:
+    found: Any = json.loads(line)
+    if not isinstance(found["step"], int) or not isinstance(found["histograms"], dict):
+        raise TypeError("no step, or no histograms")
+    return found
+
+
+def _readable(path: Path, lines: Sequence[str], read: Callable[[str], Parsed]) -> list[Parsed]:
+    """What is read of the lines after the first, without those that cannot be."""
+    found: list[Parsed] = []
+    for line in lines[1:]:
+        with suppress(ValueError, TypeError, KeyError, IndexError, RecursionError, csv.Error):
+            found.append(read(line))
+    if len(found) < len(lines) - 1:
+        notice(f"{path} is damaged: {len(lines) - 1 - len(found)} of its lines cannot be read")
+    return found
 
 
 def _whole_lines(path: Path) -> list[str]:
     """All but a last one that a kill has cut."""
-    return [line.rstrip("\r\n") for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line.rstrip("\r\n") for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _rewrite(path: Path, text: str) -> None:

@@ -4,11 +4,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from masked_sae.config import RunConfig
-from masked_sae.masks.run_masks import find_mask, paper_rate
+from masked_sae.masks.run_masks import paper_rate
 from masked_sae.settings import without_neutral
+from masked_sae.text.tokenizer import SPELLED_SPECIAL_TOKENS
 
 # Settings that say where or how a run is done, not what comes out of it.
 HOW = ("output_dir", "force", "detach", "trainer", "logger", "data.store_dir", "eval.cache_dir")
@@ -22,48 +24,61 @@ def is_part_of(key: str, settings: Iterable[str]) -> bool:
     return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 
-def run_id(config: RunConfig, swept: Mapping[str, str], content: str, weights: str) -> str:
+@dataclass(frozen=True)
+class Digests:
+    """Of what a run reads, by content.
+
+    Attributes:
+        text: of the corpus, which stands for its paths.
+        tokenizer: its vocabulary and rules.
+        weights: of the LM, which stand for its name.
+        modules: of the user's own, by the key that names each.
+    """
+
+    text: str
+    tokenizer: str
+    weights: str
+    modules: Mapping[str, str]
+
+
+def run_id(config: RunConfig, swept: Mapping[str, str], read: Digests) -> str:
     """`<swept values>-<hash>`: readable, and different whenever a setting that changes the result is.
 
     Args:
         swept: the keys that the sweep varies, with this run's values; without any, architecture and mask rate stand.
-        content: the digest of the corpus, which stands for its paths.
-        weights: the digest of the LM, which stands for its name.
+        read: what the run reads.
     """
+    return f"{label_of(config, swept)}-{result_digest(config, read)[:8]}"
+
+
+def label_of(config: RunConfig, swept: Mapping[str, str]) -> str:
+    """The readable part of a run's id."""
     values = swept or {"sae": config.sae.architecture, "rate": f"{paper_rate(config.mask):g}"}
     parts = [f"{key.split('.')[-1].split('/')[-1]}{value}" for key, value in values.items()]
-    label = re.sub(r"[^A-Za-z0-9._=+-]+", "_", "-".join(parts)).strip("_.")[:80]
-    return f"{label}-{result_digest(config, content, weights)[:8]}"
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", "-".join(parts)).strip("_.")[:80]
 
 
-def result_digest(config: RunConfig, content: str, weights: str) -> str:
-    """A digest of every setting that changes the result."""
-    settings = _frozen_form(config)
-    for key in NOT_HASHED:
+def result_digest(config: RunConfig, read: Digests) -> str:
+    """A digest of every setting that changes the result; of a setting at its neutral value, and of a mask that is off,
+    there is nothing in it.
+    """
+    settings = without(NOT_HASHED, without_neutral(config))
+    settings["mask"] = {name: settings["mask"][name] for name, mask in config.mask.items() if not mask.is_off}
+    settings["text"] = {"content": read.text, "tokenizer": read.tokenizer, "special tokens": SPELLED_SPECIAL_TOKENS}
+    settings["lm"]["weights"] = read.weights
+    return digest_of(settings)
+
+
+def without(keys: Iterable[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """Takes these dotted keys out of the settings."""
+    for key in keys:
         holder = settings
         *parents, last = key.split(".")
         for parent in parents:
             holder = holder[parent]
         holder.pop(last, None)
-    settings["corpus"] = content
-    settings["lm"]["weights"] = weights
-    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _frozen_form(config: RunConfig) -> dict[str, Any]:
-    """The settings as they were hashed when the first runs were named. What was added later is left out while it is
-    neutral; what was there then is hashed as it was then, masks that are off and settings that some SAEs lack included.
-    """
-    settings: dict[str, Any] = without_neutral(config)
-    settings["sae"].setdefault("group_fractions", [])
-    if config.sae.architecture == "topk":
-        settings["sae"].setdefault("threshold_decay", 0.99)
-    for name, mask in config.mask.items():
-        if mask.is_off and name not in _FIRST_MASKS:
-            del settings["mask"][name]
-    for name in _FIRST_MASKS:
-        settings["mask"].setdefault(name, without_neutral(find_mask(name, None)()))
     return settings
 
 
-_FIRST_MASKS = ("token", "latent", "input")
+def digest_of(settings: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()

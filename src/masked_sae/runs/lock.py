@@ -52,7 +52,7 @@ def silence(lock: Path, updated: str) -> timedelta:
     Args:
         updated: of its state, ISO 8601.
     """
-    written = datetime.fromisoformat(updated)
+    written = datetime.fromisoformat(updated) if updated else datetime.fromtimestamp(0, UTC)
     with suppress(FileNotFoundError):
         written = max(written, datetime.fromtimestamp(owner_file_of(lock).stat().st_mtime, UTC))
     return datetime.now(UTC) - written
@@ -85,7 +85,8 @@ def hold(lock: Path, patience: float = 0.0) -> Generator[None]:
         ended.set()
         if beat.is_alive():
             beat.join()
-        owner_file.unlink(missing_ok=True)
+        if _read(owner_file) == me:  # not another's, who works in a folder that took this one's place
+            owner_file.unlink(missing_ok=True)
         held.release()
 
 

@@ -15,25 +15,11 @@ from masked_sae.evals.texts.task_settings import check_tasks
 from masked_sae.lm_files import lm_digest
 from masked_sae.masks.run_masks import kept_share, make_masks
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.identity import run_id
+from masked_sae.runs.identity import Digests, run_id
 from masked_sae.runs.sweep_record import Member
 from masked_sae.settings import own_modules, without_neutral
 from masked_sae.text.corpus import Corpus, find_corpus, tokens_needed
 from masked_sae.text.tokenizer import load_tokenizer, tokenizer_digest
-
-
-@dataclass(frozen=True)
-class Digests:
-    """Of what a run reads, by content.
-
-    Attributes:
-        modules: of the user's own, by the key that names each.
-    """
-
-    text: str
-    tokenizer: str
-    weights: str
-    modules: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -84,8 +70,9 @@ def make_run(config: RunConfig, swept: Mapping[str, str]) -> Run:
     check_tasks(config.eval.tasks)
     inputs = find_inputs(config)
     make_masks(config.mask, inputs.tokenizer, config.seed)
-    folder = Path(config.output_dir) / config.name / run_id(config, swept, inputs.corpus.content, inputs.weights)
-    return Run(RunFolder(folder), swept, config, digests_of(config, inputs))
+    read = digests_of(config, inputs)
+    folder = Path(config.output_dir).expanduser() / config.name / run_id(config, swept, read)
+    return Run(RunFolder(folder), swept, config, read)
 
 
 def find_inputs(config: RunConfig) -> Inputs:
@@ -94,9 +81,10 @@ def find_inputs(config: RunConfig) -> Inputs:
     Raises:
         InputError: one of them is not there.
     """
-    tokenizer = load_tokenizer(config.lm.name)
-    corpus = find_corpus(config.data, tokens_needed(config.data, kept_share(config.mask)))
-    return Inputs(corpus, tokenizer, lm_digest(config.lm.name))
+    lm, memory, progress = config.lm, config.digest_memory, config.trainer.progress
+    tokenizer = load_tokenizer(lm.name, lm.revision)
+    corpus = find_corpus(config.data, tokens_needed(config.data, kept_share(config.mask)), memory, progress=progress)
+    return Inputs(corpus, tokenizer, lm_digest(lm.name, lm.revision, memory, progress=progress))
 
 
 def digests_of(config: RunConfig, inputs: Inputs) -> Digests:

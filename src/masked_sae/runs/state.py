@@ -1,15 +1,17 @@
 """What a run is doing: `state.json`, rewritten as a whole at every change."""
 
 import errno
-import json
 import os
 import socket
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from masked_sae.files import write_json
+from masked_sae.errors import DamagedFileError
+from masked_sae.files import read_object, write_json
 
 Status = Literal["created", "running", "preempted", "failed", "done"]
 
@@ -25,6 +27,7 @@ class RunState:
     job_id: of SLURM, where there is one.
     error: one line, for failed and preempted runs.
     metrics: the latest training metrics.
+    former_id: the id under which it began, if that was another; its W&B run is called by it.
     """
 
     run_id: str
@@ -41,6 +44,7 @@ class RunState:
     job_id: str | None = None
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    former_id: str | None = None
 
 
 def slurm_job_id() -> str | None:
@@ -50,15 +54,69 @@ def slurm_job_id() -> str | None:
 
 
 def read_state(path: Path) -> RunState | None:
-    """The state in `path`, or None where there is none."""
+    """The state in `path`, or None where there is none. Keys that another version wrote are passed over.
+
+    Raises:
+        DamagedFileError: it cannot be read, or is no state.
+    """
     try:
-        return RunState(**json.loads(path.read_text()))
+        values = read_object(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno != errno.ESTALE:  # replaced by another node while we read
             raise
-        return RunState(**json.loads(path.read_text()))
+        values = read_object(path)
+    wrong = [
+        f"{name} is {values[name]!r:.60}" for name, fits in _FORM.items() if name in values and not fits(values[name])
+    ]
+    wrong += [f"no {name}" for name in ("run_id", "status") if name not in values]
+    if wrong:
+        raise DamagedFileError(path, ", ".join(wrong))
+    return RunState(**{name: value for name, value in values.items() if name in _FORM})
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_amount(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        return value == "" or datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(one) for one in value.values())
+
+
+_FORM: dict[str, Callable[[Any], bool]] = {
+    "run_id": _is_text,
+    "status": lambda value: value in get_args(Status),
+    **dict.fromkeys(("step", "steps", "tokens", "pid"), _is_count),
+    **dict.fromkeys(("seconds", "tokens_per_second"), _is_amount),
+    **dict.fromkeys(("created", "updated"), _is_moment),
+    "host": _is_text,
+    **dict.fromkeys(("job_id", "error", "former_id"), _is_text_or_none),
+    "metrics": _are_numbers,
+}
 
 
 def write_state(path: Path, state: RunState, **changes: Any) -> RunState:

@@ -48,6 +48,17 @@ def record_members(
         write_json(sweep / MEMBERS, {"members": known, "commands": distinct, "labels": called})
 
 
+def rename_member(sweep: Path, former: str, now: str) -> None:
+    """Of a member whose folder was renamed, where the sweep has it on record."""
+    if not (sweep / MEMBERS).exists():
+        return
+    with FileLock(sweep / ".sweep.lock"):
+        record = _read(sweep)
+        members: dict[str, Any] = record.get("members", {})
+        renamed = {now if name == former else name: swept for name, swept in members.items()}
+        write_json(sweep / MEMBERS, {**record, "members": renamed})
+
+
 def read_members(sweep: Path) -> list[Member]:
     """Those on record, and any other run that lies in the folder; by name where no record says otherwise."""
     recorded: dict[str, dict[str, str]] = _read(sweep).get("members", {})

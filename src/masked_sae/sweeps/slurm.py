@@ -19,7 +19,8 @@ from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
 from masked_sae.runs.sweep_record import Member
 from masked_sae.sweeps.local import end_sweep, record_sweeps, train_member
-from masked_sae.training.train_run import clear_run, is_complete
+from masked_sae.training.done import is_complete
+from masked_sae.training.train_run import clear_run
 
 _POLL_SECONDS = 2.0
 _LAST_NEWS_SECONDS = 10.0

@@ -16,9 +16,11 @@ from masked_sae.text.documents import (
     stdlib_documents,
     text_documents,
 )
+from masked_sae.text.former_store import former_key, is_plain, take_over
 from masked_sae.text.settings import DataSettings
 from masked_sae.text.store import TokenStore, open_or_build, store_key
 from masked_sae.text.synthetic import read_recipe, synthetic_documents
+from masked_sae.text.tokenizer import special_tokens
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,21 @@ class Corpus:
     token_limit: int | None = None
 
 
-def find_corpus(data: DataSettings, tokens_needed: int) -> Corpus:
+def find_corpus(
+    data: DataSettings, tokens_needed: int, memory: Path | None = None, *, progress: bool = False
+) -> Corpus:
     """The corpus of `data`; of a hub's dataset and of synthetic text no more than `tokens_needed` training
     tokens are read.
+
+    Args:
+        memory, progress: see `digests.sha256`.
 
     Raises:
         InputError: `data.path` names nothing that can be read.
     """
     if data.source == "text":
         files = find_text_files(data.path)
-        content = f"text/{content_digest(files)}/{data.column}"
+        content = f"text/{content_digest(files, memory, progress=progress)}/{data.column}"
         return Corpus(content, lambda: text_documents(files, data.column), ("data.path", ", ".join(data.path)))
     if data.source == "hub":
         name = data.name or ""
@@ -76,12 +83,25 @@ def tokens_needed(data: DataSettings, kept_share: float) -> int:
 
 
 def token_store(
-    corpus: Corpus, data: DataSettings, tokenizer: Any, separator: int | None, progress: bool
+    corpus: Corpus,
+    data: DataSettings,
+    tokenizer: Any,
+    separator: int | None,
+    *,
+    progress: bool,
+    memory: Path | None = None,
 ) -> TokenStore:
-    """The corpus as tokens, built now if it never was."""
+    """The corpus as tokens, built now if it never was.
+
+    Args:
+        memory: see `digests.sha256`.
+    """
+    folder, named = Path(data.store_dir).expanduser(), (corpus.content, tokenizer, separator, data.validation_share)
+    key = store_key(*named)
+    take_over(folder, former_key(*named), key, tokenizer, separator)
     return open_or_build(
-        Path(data.store_dir),
-        store_key(corpus.content, tokenizer, separator, data.validation_share),
+        folder,
+        key,
         corpus.documents(),
         tokenizer,
         separator,
@@ -89,4 +109,17 @@ def token_store(
         token_limit=corpus.token_limit,
         origin=corpus.origin,
         progress=progress,
+        memory=memory,
     )
+
+
+def spells_special_tokens(corpus: Corpus, data: DataSettings, tokenizer: Any) -> bool | None:
+    """Whether a document does; None where nobody knows without reading an endless source once more."""
+    separator = special_tokens(tokenizer).separator
+    former = former_key(corpus.content, tokenizer, separator, data.validation_share)
+    if is_plain(Path(data.store_dir).expanduser() / former, tokenizer, separator):
+        return False
+    if corpus.token_limit is not None:
+        return None
+    spellings = tokenizer.all_special_tokens
+    return any(spelling in document.text for document in corpus.documents() for spelling in spellings)

@@ -6,9 +6,9 @@ import json
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from masked_sae.digests import of_all, sha256
 from masked_sae.errors import InputError, first_line
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -165,24 +165,19 @@ def _texts_of_parquet(path: Path, column: str) -> Iterator[str]:
         raise InputError("data.path", path, f"a Parquet file ({error})") from error
 
 
-def content_digest(files: Sequence[Path]) -> str:
-    """One digest of the files' formats and bytes, in order; paths and times do not enter."""
-    digest = hashlib.blake2b(digest_size=16)
+def content_digest(files: Sequence[Path], memory: Path | None = None, *, progress: bool = False) -> str:
+    """One digest of the files' formats and bytes, in order; paths and times do not enter.
+
+    Args:
+        memory, progress: see `digests.sha256`.
+    """
+    parts: list[str] = []
     for path in files:
         try:
-            digest.update(path.suffix.encode())
-            stat = path.stat()
-            digest.update(_file_digest(path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino))
+            parts += [path.suffix, sha256(path, memory, progress=progress)]
         except OSError as error:
             raise InputError("data.path", path, f"a readable file ({error.strerror or error})") from error
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=65_536)
-def _file_digest(path: Path, size: int, changed_ns: int, inode: int) -> bytes:
-    """Of the bytes; the runs of a sweep read a large corpus once, as long as it does not change."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    return of_all(parts)
 
 
 def hub_documents(name: str, split: str, column: str, revision: str | None) -> Iterator[Document]:

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from masked_sae.errors import InputError, first_line
 from masked_sae.lm_files import find_lm_folder
+
+# How text becomes tokens that spells one of the tokenizer's special tokens; another rule would be another text.
+SPELLED_SPECIAL_TOKENS = "as text"
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class SpecialTokens:
     ids: tuple[int, ...]  # every special token
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """The tokenizer of a hub name or local folder, before any bridge has changed it.
 
     Raises:
@@ -48,6 +52,11 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
     separators = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id)
     separator = next((token for token in separators if token is not None), None)
     return SpecialTokens(tuple(prefix), tuple(suffix), separator, tuple(sorted(set(tokenizer.all_special_ids))))
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Stub until merged."""
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False, split_special_tokens=True)["input_ids"]
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masked_sae.config import WandbSettings
+from masked_sae.errors import DamagedFileError
 from masked_sae.runs.curve import COLUMNS, VALIDATED, Row, read_rows
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.run import Run
+from masked_sae.runs.state import read_state
 from masked_sae.tracking.server import log_in, wandb_id, why_unreachable
 from masked_sae.tracking.tables import as_histogram, evaluation_tables
 
@@ -144,7 +146,8 @@ def begin_tracking(run: Run, until: int, *, resumes: bool) -> RunTracker | None:
     folder = run.folder
     tracker = track_run(
         run.config.logger.wandb,
-        run_id=folder.run_id,
+        run_id=_began_as(folder),
+        name=folder.run_id,
         group=run.config.name,
         folder=folder.path,
         config=run.settings,
@@ -153,6 +156,15 @@ def begin_tracking(run: Run, until: int, *, resumes: bool) -> RunTracker | None:
     if tracker is not None:
         tracker.begin(read_rows(folder.metrics, folder.histograms, until))
     return tracker
+
+
+def _began_as(folder: RunFolder) -> str:
+    """The id that its W&B run is called by: the one it began under."""
+    try:
+        state = read_state(folder.state)
+    except DamagedFileError:
+        state = None
+    return (state and state.former_id) or folder.run_id
 
 
 def track_run(

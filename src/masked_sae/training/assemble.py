@@ -26,13 +26,13 @@ class LMAndText:
 
     Attributes:
         training, held_out: sequences.
-        separators: share of the training tokens.
+        special: share of the training tokens, that no SAE is trained on.
     """
 
     lm: LM
     training: Sequences
     held_out: Sequences
-    separators: float
+    special: float
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,27 @@ def load_lm_and_text(config: MeasuringConfig, inputs: Inputs, device: torch.devi
         InputError: the text is too short, or the LM or its hook point is not there.
     """
     tokenizer = inputs.tokenizer
-    lm = load_lm(config.lm.name, config.lm.hook_name, config.lm.dtype, str(device), tokenizer)
+    lm = load_lm(
+        config.lm.name, config.lm.hook_name, config.lm.dtype, str(device), tokenizer, revision=config.lm.revision
+    )
     special = special_tokens(tokenizer)
     length = config.data.context_length
     if lm.context_limit is not None and length > lm.context_limit:
         raise InputError("data.context_length", length, f"at most {lm.context_limit}, the LM's own limit")
-    store = token_store(inputs.corpus, config.data, tokenizer, special.separator, config.trainer.progress)
+    store = token_store(
+        inputs.corpus,
+        config.data,
+        tokenizer,
+        special.separator,
+        progress=config.trainer.progress,
+        memory=config.digest_memory,
+    )
     training = make_sequences(store.split("train"), length, special)
     if store.meta.validation.tokens < training.content_length:
         share, tokens = config.data.validation_share, store.meta.validation.tokens
         raise InputError("data.validation_share", share, f"more: held out are {tokens} tokens, less than one sequence")
     held_out = make_sequences(store.split("validation"), length, special)
-    return LMAndText(lm, training, held_out, store.meta.train.separators / store.meta.train.tokens)
+    return LMAndText(lm, training, held_out, store.meta.train.special / store.meta.train.tokens)
 
 
 def load_parts(run: Run, device: torch.device) -> TrainingParts:
@@ -76,7 +85,7 @@ def load_parts(run: Run, device: torch.device) -> TrainingParts:
     config, data = run.config, run.config.data
     inputs = find_inputs_of(run)
     found = load_lm_and_text(config, inputs, device)
-    share = kept_share(config.mask) * (1 - found.separators)
+    share = kept_share(config.mask) * (1 - found.special)
     plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, found.training.content_length, share)
     plan.check_epochs(len(found.training), data.max_epochs)
     masks = make_masks(config.mask, inputs.tokenizer, config.seed)

@@ -28,7 +28,8 @@ def make_context(config: MeasuringConfig, lm: LM, held_out: Sequences) -> EvalCo
     more than another LM's: hook points have changed their values between releases.
     """
     library = version("transformer-lens")
-    lm_key = f"{lm_digest(config.lm.name)}/{config.lm.hook_name}/{config.lm.dtype}/transformer-lens {library}"
+    weights = lm_digest(config.lm.name, config.lm.revision, config.digest_memory)
+    lm_key = f"{weights}/{config.lm.hook_name}/{config.lm.dtype}/transformer-lens {library}"
     cache = ActivationCache(Path(config.eval.cache_dir), lm_key, config.lm.batch_size, config.trainer.progress)
     return EvalContext(lm, held_out, cache, config.eval, config.lm.name)
 

@@ -17,15 +17,16 @@ class StateNotes:
 
     Attributes:
         state: as it was last written.
+        latest: what was measured last, in this attempt.
     """
 
     def __init__(self, path: Path, state: RunState, batch_size: int, clock: TrainingClock) -> None:
         self._path, self.state, self._batch_size, self._clock = path, state, batch_size, clock
         self._noted_at = time.monotonic()
-        self._latest: Metrics = {}
+        self.latest: Metrics = {}
 
     def __call__(self, row: Row) -> None:
-        self._latest = row.metrics
+        self.latest = row.metrics
         if time.monotonic() - self._noted_at > _EVERY_SECONDS:
             self._noted_at = time.monotonic()
             self.note(row.step)
@@ -37,8 +38,8 @@ class StateNotes:
             "tokens": step * self._batch_size,
             "seconds": round(self._clock.seconds, 2),
         }
-        if self._latest:
-            progress["tokens_per_second"] = self._latest["tokens_per_second"]
-            progress["metrics"] = {key: self._latest[key] for key in _SHOWN}
+        if self.latest:
+            progress["tokens_per_second"] = self.latest["tokens_per_second"]
+            progress["metrics"] = {key: self.latest[key] for key in _SHOWN}
         self.state = write_state(self._path, self.state, **progress, **changes)
         return self.state

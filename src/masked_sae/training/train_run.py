@@ -6,7 +6,6 @@ train_run       what is there already, what is missing, and whose turn it is
   _finish       thresholds, export, metrics
 """
 
-import os
 import shutil
 import signal
 from collections.abc import Generator
@@ -14,22 +13,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import torch
-from omegaconf import OmegaConf
-
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.config import RunConfig
-from masked_sae.errors import InputError, one_line
-from masked_sae.files import write_text
+from masked_sae.errors import DamagedFileError, notice, one_line
+from masked_sae.files import remove_all_leftovers
 from masked_sae.interop.saelens import export_sae, load_sae
 from masked_sae.runs.attempts import note_attempt
 from masked_sae.runs.checkpoint import Checkpoint, load_checkpoint
-from masked_sae.runs.curve import CurveFile, HistogramFile, read_metrics
+from masked_sae.runs.config_file import write_config
+from masked_sae.runs.curve import CurveFile, HistogramFile, Metrics, read_metrics
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import hold
 from masked_sae.runs.results import describe_own
 from masked_sae.runs.run import Run
-from masked_sae.runs.state import RunState, read_state, write_state
+from masked_sae.runs.state import RunState, write_state
 from masked_sae.saes import for_inference
 from masked_sae.settings import own_modules
 from masked_sae.tracking.run_tracker import RunTracker, begin_tracking
@@ -43,14 +40,17 @@ from masked_sae.training.assemble import (
 )
 from masked_sae.training.calibration import calibrate
 from masked_sae.training.callbacks.checkpointing import CheckpointCallback
+from masked_sae.training.callbacks.folder_watch import FolderWatch
 from masked_sae.training.callbacks.metrics import MetricsCallback
 from masked_sae.training.callbacks.progress import ProgressCallback
 from masked_sae.training.clock import TrainingClock
-from masked_sae.training.evaluation import evaluate, make_context, unmeasured
+from masked_sae.training.done import find_lacking, is_complete, known_state, mended, wrong_with_sae
+from masked_sae.training.evaluation import evaluate, make_context
 from masked_sae.training.fit import fit
 from masked_sae.training.module import SAEModule
 from masked_sae.training.state_notes import StateNotes
 from masked_sae.training.stop_signals import StopRequest
+from masked_sae.training.threads import use_threads
 from masked_sae.training.validation import Validation
 
 
@@ -67,21 +67,27 @@ def train_run(run: Run, patience: float = 0.0) -> RunState:
         InputError: the configuration, the text or the LM cannot be used; no folder was made.
         HeldError: another process is at it.
     """
-    config, folder, device = run.config, run.folder, find_device(run.config.trainer.device)
-    if folder.path.exists():
+    folder, force = run.folder, run.config.force
+    if folder.path.exists() and not force:
+        found = known_state(folder)
+        if found is not None and is_complete(run, found):
+            return found  # nothing is written, so it need not be possible
         with hold(folder.lock, patience):  # says who is at it before long work
-            state = read_state(folder.state)
-            if state is not None and is_complete(run, state) and not config.force:
-                return state
-    _set_threads(config)
+            if (found := mended(run)) is not None:
+                return found
+    device = find_device(run.config.trainer.device)
+    threads = use_threads(None if force else folder, run.config.trainer.threads)
+    run = replace(run, config=replace(run.config, trainer=replace(run.config.trainer, threads=threads)))
     parts = load_parts(run, device)
-    goes_on = (folder.checkpoints.exists() or folder.sae.exists()) and not config.force
+    goes_on = (folder.checkpoints.exists() or folder.sae.exists()) and not force
     statistics = None if goes_on else find_statistics(run, parts)  # refuses what it has to before there is a folder
     with hold(folder.lock, patience):
-        if config.force:
+        if force:
             clear_run(folder)
-        state = read_state(folder.state)
-        if state is not None and state.status == "done":
+        for each in (folder.path, folder.evals, folder.checkpoints):
+            remove_all_leftovers(each)
+        state = known_state(folder)
+        if state is not None and state.status == "done" and not wrong_with_sae(folder, run.config):
             _measure_what_is_missing(run, parts)
             return state
         checkpoint = load_checkpoint(folder.checkpoints)
@@ -89,13 +95,9 @@ def train_run(run: Run, patience: float = 0.0) -> RunState:
             statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
         statistics = statistics or find_statistics(run, parts)
         state = _begin(run, replace(state or RunState(folder.run_id, "created"), steps=parts.plan.steps))
-        with _told_how_it_ended(folder, state):
-            return _train(run, parts, state, checkpoint, statistics)
-
-
-def is_complete(run: Run, state: RunState | None) -> bool:
-    """Whether there is nothing left to train or to measure."""
-    return state is not None and state.status == "done" and not unmeasured(run.folder, run.config.eval)
+        watch = FolderWatch(folder.path)
+        with _told_how_it_ended(folder, state, watch):
+            return _train(run, parts, state, checkpoint, statistics, watch)
 
 
 def clear_run(folder: RunFolder) -> None:
@@ -109,21 +111,15 @@ def clear_run(folder: RunFolder) -> None:
             path.unlink()
 
 
-def _set_threads(config: RunConfig) -> None:
-    threads = config.trainer.threads or int(os.environ.get("SLURM_CPUS_PER_TASK", 0))
-    if threads:
-        torch.set_num_threads(threads)
-
-
 def _measure_what_is_missing(run: Run, parts: TrainingParts) -> None:
-    if unmeasured(run.folder, run.config.eval):
+    if find_lacking(run.folder, run.config):
         context = make_context(run.config, parts.lm, parts.held_out)
         evaluate(run, load_sae(run.sae)[0].to(parts.lm.device), context, describe_own(run.config))
 
 
 def _begin(run: Run, state: RunState) -> RunState:
     try:
-        write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(run.settings))))
+        write_config(run.folder.config, run.settings)
         return write_state(run.folder.state, state, status="running", error=None)
     except OSError:
         if not run.folder.state.exists():
@@ -132,12 +128,13 @@ def _begin(run: Run, state: RunState) -> RunState:
 
 
 @contextmanager
-def _told_how_it_ended(folder: RunFolder, state: RunState) -> Generator[None]:
+def _told_how_it_ended(folder: RunFolder, state: RunState, watch: FolderWatch) -> Generator[None]:
     """Has the run's state say what went wrong inside."""
 
     def note(**changes: Any) -> None:
-        with suppress(OSError):  # a full disk must not hide the error itself
-            write_state(folder.state, read_state(folder.state) or state, **changes)
+        if watch.is_there or watch.is_gone:  # else another process' run is in its place
+            with suppress(OSError):  # a full disk must not hide the error itself
+                write_state(folder.state, known_state(folder) or state, **changes)
 
     try:
         yield
@@ -150,7 +147,12 @@ def _told_how_it_ended(folder: RunFolder, state: RunState) -> Generator[None]:
 
 
 def _train(
-    run: Run, parts: TrainingParts, state: RunState, checkpoint: Checkpoint | None, statistics: ActivationStatistics
+    run: Run,
+    parts: TrainingParts,
+    state: RunState,
+    checkpoint: Checkpoint | None,
+    statistics: ActivationStatistics,
+    watch: FolderWatch,
 ) -> RunState:
     config, folder, device = run.config, run.folder, parts.lm.device
     stream, module = make_stream(run, parts, statistics.scale), make_module(run, parts, statistics)
@@ -161,6 +163,8 @@ def _train(
     notes = StateNotes(folder.state, state, config.data.batch_size, clock)
     progress = ProgressCallback(config.data.batch_size, config.trainer.progress)
     curve, histograms = CurveFile(folder.metrics, resumed_at), HistogramFile(folder.histograms, resumed_at)
+    if checkpoint is not None and curve.last_step < checkpoint.meta.get("last_row", {}).get("step", 0):
+        notice(f"{folder.metrics} lacks rows from before step {resumed_at}: the curve has a gap, the SAE none")
     tracker = begin_tracking(run, resumed_at, resumes=resumed_at > 0)
     metrics = MetricsCallback(
         [histograms, curve, progress, *([] if tracker is None else [tracker.log_row]), notes],
@@ -175,11 +179,11 @@ def _train(
         folder.checkpoints,
         config.trainer.checkpoint_every_steps,
         stop,
-        extra=lambda: {"statistics": statistics.to_json(), "seconds": clock.seconds},
+        extra=lambda: {"statistics": statistics.to_json(), "seconds": clock.seconds, "last_row": notes.latest},
         on_saved=notes.note,
     )
     try:
-        callbacks = [metrics, progress, checkpointing]
+        callbacks = [watch, metrics, progress, checkpointing]
         fit(module, stream, callbacks, checkpoint, stop, config.optim.gradient_clip)
         if stop.signal is not None and module.step == module.schedule.steps:
             signal.raise_signal(stop.signal)  # it came with the last step: whoever was there before us handles it
@@ -187,7 +191,9 @@ def _train(
             if tracker is not None:
                 tracker.note_preemption()
             return write_state(folder.state, notes.state, status="preempted", error=f"stopped by {stop.name}")
-        _finish(run, parts, module, statistics.scale, tracker)
+        watch.refuse_another()
+        last_row = notes.latest or (checkpoint.meta.get("last_row") if checkpoint is not None else None)
+        _finish(run, parts, module, statistics.scale, tracker, last_row)
         return notes.note(module.step, status="done")
     finally:
         if tracker is not None:
@@ -208,11 +214,21 @@ def _validation(config: RunConfig, parts: TrainingParts, scale: float) -> Valida
     )
 
 
-def _finish(run: Run, parts: TrainingParts, module: SAEModule, scale: float, tracker: RunTracker | None) -> None:
+def _finish(
+    run: Run,
+    parts: TrainingParts,
+    module: SAEModule,
+    scale: float,
+    tracker: RunTracker | None,
+    last_row: Metrics | None,
+) -> None:
     """Calibrates, exports and measures the SAE."""
     config, folder = run.config, run.folder
     trained = for_inference(module.sae.eval(), scale)
-    sae = calibrate(trained, config.sae, lambda: _last_l0(folder), parts.lm, parts.held_out, config.lm.batch_size)
+    last_l0 = lambda: _last_l0(folder, module.step, last_row)  # noqa: E731
+    sae = calibrate(trained, config.sae, last_l0, parts.lm, parts.held_out, config.lm.batch_size)
+    if run.sae.exists() and wrong_with_sae(folder, config):
+        shutil.rmtree(run.sae)
     export_sae(run.sae, sae, _provenance(run, scale))
     context = make_context(config, parts.lm, parts.held_out)
     results = evaluate(run, sae, context, describe_own(config))
@@ -220,13 +236,17 @@ def _finish(run: Run, parts: TrainingParts, module: SAEModule, scale: float, tra
         tracker.conclude(results, module.step * config.data.batch_size, folder)
 
 
-def _last_l0(folder: RunFolder) -> float:
-    """Of the last batch of the training, which may have been another attempt's."""
-    rows = read_metrics(folder.metrics)
-    if not rows:
-        valid = f"a training curve in {folder.metrics}, whose last L0 calibrates the thresholds; force=true trains anew"
-        raise InputError("sae.calibrate", "clean", valid)
-    return rows[-1]["l0"]
+def _last_l0(folder: RunFolder, steps: int, last_row: Metrics | None) -> float:
+    """Of the last batch of the training, which may have been another attempt's.
+
+    Args:
+        last_row: of the curve, as this attempt or its checkpoint has it; None of one from before it was kept there.
+    """
+    rows = [last_row] if last_row else read_metrics(folder.metrics)[-1:]
+    if not rows or rows[0].get("step") != steps or "l0" not in rows[0]:
+        why = f"no row of step {steps}, whose L0 calibrates the thresholds"
+        raise DamagedFileError(folder.metrics, why, "force=true trains it again")
+    return rows[0]["l0"]
 
 
 def _provenance(run: Run, scale: float) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""A run whose folder is deleted while it trains ends, instead of going on in a new one that lacks what came before."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from masked_sae.errors import DamagedFileError
+
+
+class FolderWatch(pl.Callback):
+    """Looks at every step whether the folder is still the one that was there when this was made."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._inode = self._inode_now()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing is in its place."""
+        return self._inode_now() is None
+
+    @property
+    def is_there(self) -> bool:
+        return self._inode is not None and self._inode_now() == self._inode
+
+    def refuse_another(self) -> None:
+        """Raises:
+        DamagedFileError: the folder is gone, or another is in its place.
+        """
+        if not self.is_there:
+            what = "deleted" if self.is_gone else "replaced"
+            raise DamagedFileError(self._folder, f"{what} while the run was at work in it", "start the run again")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.refuse_another()
+
+    def _inode_now(self) -> int | None:
+        try:
+            return self._folder.stat().st_ino
+        except FileNotFoundError:
+            return None

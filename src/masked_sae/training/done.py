@@ -1,0 +1,109 @@
+"""A run that says it is done: what it lacks after all, and what can be had again without training."""
+
+from dataclasses import dataclass
+
+from masked_sae.config import MeasuringConfig
+from masked_sae.errors import DamagedFileError, InputError, notice
+from masked_sae.files import read_object
+from masked_sae.interop.saelens import check_sae
+from masked_sae.runs.checkpoint import load_checkpoint
+from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.results import describe_own, read_family, write_results
+from masked_sae.runs.run import Run
+from masked_sae.runs.state import RunState, read_state
+from masked_sae.training.evaluation import unmeasured
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Attributes:
+    sae: what is wrong with its SAE; empty where it is what was exported.
+    families: of metrics, that are not measured.
+    results: what is wrong with its `results.json`.
+    """
+
+    sae: str
+    families: list[str]
+    results: str
+
+    def __bool__(self) -> bool:
+        return bool(self.sae or self.families or self.results)
+
+
+def is_complete(run: Run, state: RunState | None) -> bool:
+    """Whether there is nothing left to train, to measure or to mend."""
+    return state is not None and state.status == "done" and not find_lacking(run.folder, run.config)
+
+
+def known_state(folder: RunFolder) -> RunState | None:
+    """The run's state; None where there is none that can be read."""
+    try:
+        return read_state(folder.state)
+    except DamagedFileError as error:
+        notice(f"{error}: going by what else is in the folder")
+        return None
+
+
+def mended(run: Run) -> RunState | None:
+    """The state of a run that is done, once its results are what was measured; None of one that is to be trained,
+    exported or measured.
+
+    Raises:
+        DamagedFileError: its SAE is not what was exported, or nobody knows how far it is, and there is no checkpoint to
+            go on from.
+    """
+    folder, state = run.folder, known_state(run.folder)
+    if state is None:
+        if folder.state.exists() and folder.sae.exists() and load_checkpoint(folder.checkpoints) is None:
+            raise DamagedFileError(folder.state, "and there is no checkpoint to go on from", _ANEW)
+        return None
+    if state.status != "done":
+        return None
+    lacking = find_lacking(folder, run.config)
+    if lacking.sae:
+        checkpoint = load_checkpoint(folder.checkpoints)
+        if checkpoint is None or checkpoint.meta["step"] != state.steps:
+            raise DamagedFileError(folder.path, f"{lacking.sae}; its last checkpoint is gone, too", _ANEW)
+        notice(f"{lacking.sae}: it is exported again from the last checkpoint")
+        return None
+    if lacking.families:
+        return None
+    if lacking.results:
+        notice(f"{lacking.results}: written again from {folder.evals}")
+        write_results(folder, run.settings, describe_own(run.config))
+    return state
+
+
+_ANEW = "force=true trains it again"
+
+
+def find_lacking(folder: RunFolder, config: MeasuringConfig) -> Lacking:
+    return Lacking(wrong_with_sae(folder, config), unmeasured(folder, config.eval), _wrong_with_results(folder))
+
+
+def wrong_with_sae(folder: RunFolder, config: MeasuringConfig) -> str:
+    """Why its SAE is not what was exported; empty where it is."""
+    if not folder.sae.exists():
+        return f"{folder.sae} is gone"
+    try:
+        check_sae(folder.sae, config.digest_memory)
+    except (DamagedFileError, InputError) as error:
+        return str(error)
+    return ""
+
+
+def _wrong_with_results(folder: RunFolder) -> str:
+    try:
+        written = read_object(folder.results).get("metrics")
+    except FileNotFoundError:
+        return f"{folder.results} is gone"
+    except DamagedFileError as error:
+        return str(error)
+    try:
+        measured = {
+            family: read_family(folder, family) or {} for family in sorted(p.stem for p in folder.evals.glob("*.json"))
+        }
+        found = {f"{family}/{key}": value for family, one in measured.items() for key, value in one["metrics"].items()}
+    except (DamagedFileError, KeyError):
+        return ""  # it is measured again
+    return "" if written == found else f"{folder.results} has other metrics than {folder.evals}"

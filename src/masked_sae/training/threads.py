@@ -1,0 +1,42 @@
+"""How many threads torch computes with on the CPU: a run's own number, since sums depend on it in their last bits."""
+
+import torch
+
+from masked_sae.errors import DamagedFileError, notice
+from masked_sae.runs.attempts import read_attempts
+from masked_sae.runs.config_file import read_config
+from masked_sae.runs.folder import RunFolder
+
+DEFAULT_THREADS = 2  # of every new run: neither the machine's cores nor SLURM's, so that it has the same bits on each
+
+
+def use_threads(folder: RunFolder | None, asked: int | None) -> int:
+    """Has torch use the run's own number of threads, or the one that was asked for.
+
+    Args:
+        folder: of the run; None of one that begins anew.
+        asked: `trainer.threads`.
+
+    Returns:
+        The run's own number: that of its first attempt.
+    """
+    own = (folder and threads_of(folder)) or asked or DEFAULT_THREADS
+    if folder is not None and asked not in (None, own):
+        notice(
+            f"trainer.threads={asked}: {folder.run_id} was begun with {own}; from here on it may differ by round-off "
+            "from what it would have been"
+        )
+    torch.set_num_threads(asked or own)
+    return own
+
+
+def threads_of(folder: RunFolder) -> int | None:
+    """As the run's folder has it; None where there is none yet."""
+    try:
+        recorded = read_config(folder.config).get("trainer", {}).get("threads")
+    except (FileNotFoundError, NotADirectoryError, DamagedFileError, AttributeError):
+        recorded = None
+    if isinstance(recorded, int) and recorded > 0:
+        return recorded
+    attempts = read_attempts(folder.attempts)
+    return attempts[0].threads if attempts else None
