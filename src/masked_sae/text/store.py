@@ -21,7 +21,7 @@ from tqdm import tqdm
 from masked_sae.errors import InputError
 from masked_sae.files import folder_aside, remove_leftovers, write_json
 from masked_sae.text.documents import Document, in_validation
-from masked_sae.text.tokenizer import tokenizer_digest
+from masked_sae.text.tokenizer import encode, tokenizer_digest
 
 _FORMAT = 1
 _DOCUMENTS_AT_ONCE = 64
@@ -141,5 +141,5 @@ def _refuse_empty(counts: dict[str, dict[str, int]], validation_share: float, or
 def _tokenized(documents: Iterable[Document], tokenizer: Any) -> Iterator[tuple[Document, list[int]]]:
     pending = iter(documents)
     while batch := list(itertools.islice(pending, _DOCUMENTS_AT_ONCE)):
-        encoded = tokenizer([d.text for d in batch], add_special_tokens=False, verbose=False)["input_ids"]
+        encoded = encode(tokenizer, [document.text for document in batch])
         yield from zip(batch, encoded, strict=True)
