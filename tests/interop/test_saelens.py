@@ -1,15 +1,20 @@
 """What we write, SAELens reads: the same latents and reconstructions, on the LM's own activations."""
 
+import json
+import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from masked_sae.errors import InputError
-from masked_sae.interop.saelens import export_sae, load_sae, read_metadata
+from masked_sae.errors import DamagedFileError, InputError
+from masked_sae.interop.saelens import check_sae, export_sae, load_sae, read_metadata
 from masked_sae.saes import for_inference
 from support.architectures import ARCHITECTURES, trained
 
@@ -122,3 +127,218 @@ def test_weights_of_something_else_are_told_before_they_are_read(
         save_file(others if changed is None else others | {name: changed.contiguous()}, path)
         with pytest.raises(InputError, match=said):
             read(tmp_path / "sae")
+
+
+def exported(folder: Path, kind: str = "topk", metadata: dict[str, Any] | None = None) -> Path:
+    export_sae(folder, for_inference(trained(kind), SCALE), {} if metadata is None else metadata)
+    return folder
+
+
+def foreign(folder: Path, kind: str = "topk", metadata: dict[str, Any] | None = None) -> Path:
+    """As SAELens would have saved it: without our digests."""
+    exported(folder, kind, metadata)
+    change(folder, lambda config: config["metadata"].pop("masked_sae_weights_sha256"))
+    change(folder, lambda config: config["metadata"].pop("masked_sae_cfg_digest"))
+    return folder
+
+
+def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
+    config = json.loads((folder / "cfg.json").read_text())
+    how(config)
+    (folder / "cfg.json").write_text(json.dumps(config))
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("read", [load_sae, read_metadata, check_sae])
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_flipped_byte_in_exported_weights_is_told(
+    read: Callable[..., object], remembered: bool, tmp_path: Path
+) -> None:
+    """It gave other metrics without a word."""
+    folder, memory = exported(tmp_path / "sae"), tmp_path / "digests" if remembered else None
+    read(folder, memory)
+    flip(folder / "sae_weights.safetensors", -3)
+    with pytest.raises(
+        DamagedFileError, match=r"sae_weights\.safetensors is damaged \(other bytes than were exported\)"
+    ):
+        read(folder, memory)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda config: config.update(k=config["k"] - 1),
+        lambda config: config.update(apply_b_dec_to_input=False),
+        lambda config: config.update(rescale_acts_by_decoder_norm=True),
+        lambda config: config.update(architecture="standard"),
+        lambda config: config["metadata"].update(hook_name="blocks.2.hook_resid_post"),
+        lambda config: config["metadata"].pop("masked_sae_weights_sha256"),
+    ],
+)
+def test_a_changed_field_of_an_export_is_told(how: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
+    folder = exported(tmp_path / "sae", metadata={"hook_name": "blocks.1.hook_resid_post", "model_name": "/here"})
+    change(folder, lambda config: config["metadata"].update(model_name="/moved"))
+    check_sae(folder)
+    change(folder, how)
+    for read in (load_sae, read_metadata, check_sae):
+        with pytest.raises(DamagedFileError, match=r"cfg\.json is damaged"):
+            read(folder)
+
+
+def test_checking_what_is_remembered_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, memory = exported(tmp_path / "sae"), tmp_path / "digests"
+    check_sae(folder, memory)
+    monkeypatch.setattr("masked_sae.digests._read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("masked_sae.interop.saelens.load_file", lambda *_: pytest.fail("read again"))
+    check_sae(folder, memory)
+
+
+def test_the_same_sae_is_exported_to_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("sae_weights.safetensors", "cfg.json"):
+        first, second = (exported(tmp_path / place) / name for place in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["W_enc", "W_dec", "b_enc", "b_dec", "threshold"])
+def test_weights_that_are_not_finite_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "sae", "jumprelu")
+    weights = load_file(folder / "sae_weights.safetensors")
+    weights[name].view(-1)[3] = value
+    save_file(weights, folder / "sae_weights.safetensors")
+    for read in (load_sae, check_sae):
+        with pytest.raises(InputError, match=f"sae=.*: expected finite numbers as {name}: 1 of"):
+            read(folder)
+
+
+def test_weights_that_are_not_finite_once_folded_are_refused(tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "sae")
+    weights = load_file(folder / "sae_weights.safetensors")
+    weights["W_dec"][5] = 0
+    save_file(weights, folder / "sae_weights.safetensors")
+    check_sae(folder)
+    change(folder, lambda config: config.update(rescale_acts_by_decoder_norm=True))
+    with pytest.raises(InputError, match="finite numbers as W_dec as it is computed with"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_of_any_floating_point_are_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "sae")
+    path = folder / "sae_weights.safetensors"
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(weights, path)
+    sae, _ = load_sae(folder)
+    assert sae.W_enc_DF.dtype == torch.float32 and torch.equal(sae.W_enc_DF, weights["W_enc"].float())
+
+
+def transposed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return weights | {name: weights[name].T.contiguous() for name in ("W_enc", "W_dec")}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (lambda w: w | {"W_enc": w["W_enc"].to(torch.int8)}, "W_enc of F64, F32, F16, BF16 in .*; it is I8"),
+        (lambda w: w | {"b_enc": w["b_enc"].bool()}, "b_enc of F64, F32, F16, BF16 in .*; it is BOOL"),
+        (lambda w: w | {"W_dec": w["W_dec"].double() * 1e300}, "finite numbers as W_dec"),
+        (lambda w: w | {"scaling_factor": w["b_enc"].clone()}, "nothing but W_enc.*; it has 'scaling_factor', too"),
+        (lambda w: w | {"x" * 500: w["b_enc"].clone()}, "nothing but W_enc.*; it has 'xxxx.*…, too"),
+        (transposed, r"d_in=64 in cfg\.json, for W_enc of \[64, 16\]; this is 16"),
+        (lambda w: w | {"W_enc": torch.zeros(16, 0), "W_dec": torch.zeros(0, 16)}, r"W_enc of \[d_in, d_sae\]"),
+        (lambda w: w | {"W_enc": torch.zeros(())}, r"W_enc of \[d_in, d_sae\].*; it has \[\]"),
+    ],
+)
+def test_weights_of_another_kind_are_told(
+    how: Callable[[dict[str, Tensor]], dict[str, Tensor]], said: str, tmp_path: Path
+) -> None:
+    folder = foreign(tmp_path / "sae")
+    path = folder / "sae_weights.safetensors"
+    save_file(how(load_file(path)), path)
+    with pytest.raises(InputError, match=said) as info:
+        check_sae(folder)
+    assert "\n" not in str(info.value) and len(str(info.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"k": 65}, "k of at most the 64 latents; this is 65"),
+        ({"k": True}, "a whole number above 0 as k; this is True"),
+        ({"k": 10**400}, "k of at most the 64 latents; this is 1000"),
+        ({"k": math.inf}, "a whole number above 0 as k; this is inf"),
+        ({"k": math.nan}, "a whole number above 0 as k; this is nan"),
+        ({"architecture": ["topk"]}, r"an architecture of .*; this is \['topk'\]"),
+        ({"architecture": {"a\n[/b]": "\x1b"}}, "an architecture of .*; this is {"),
+        ({"architecture": "x" * 100_000}, "an architecture of .*; this is 'x.*…"),
+        ({"metadata": "text"}, "metadata is 'text'"),
+        ({"metadata": [["a", "b"]]}, "metadata is"),
+        ({"metadata": 0}, "metadata is 0"),
+        ({"metadata": {"model_name": 5}}, "a text as model_name"),
+        ({"metadata": {"hook_name": ["x"]}}, "a text as hook_name"),
+        ({"d_in": 10**300}, r"d_in=16 in cfg\.json"),
+        ({"d_sae": "many"}, r"d_sae=64 in cfg\.json"),
+        ({"apply_b_dec_to_input": "no"}, "true or false as apply_b_dec_to_input"),
+        ({"rescale_acts_by_decoder_norm": [1]}, "true or false as rescale_acts_by_decoder_norm"),
+        ({"normalize_activations": {"a": 1}}, "normalize_activations=none"),
+    ],
+)
+def test_fields_of_another_kind_are_told(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "sae")
+    change(folder, lambda config: config.update(changes))
+    for read in (load_sae, read_metadata, check_sae):
+        with pytest.raises(InputError, match=said) as info:
+            read(folder)
+        assert "\n" not in str(info.value) and len(str(info.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 200_000 + "]" * 200_000,
+        '{"architecture": ' + "[" * 200_000 + "]" * 200_000 + "}",
+        '{"architecture": "topk", "k": ' + "9" * 10_000 + "}",
+        "\ufeff{}",
+        '"topk"',
+    ],
+)
+def test_a_cfg_json_that_is_none_is_told(content: str, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "sae")
+    (folder / "cfg.json").write_text(content)
+    with pytest.raises(InputError, match=r"a readable SAE: its cfg\.json is none"):
+        read_metadata(folder)
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+def test_links_are_followed_and_what_is_no_file_is_told(name: str, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "sae")
+    (tmp_path / "link").symlink_to(folder)
+    check_sae(tmp_path / "link")
+    path = folder / name
+    path.symlink_to(path.rename(tmp_path / name))
+    check_sae(folder)
+    for make in (
+        lambda: path.symlink_to(tmp_path / "nowhere"),
+        lambda: path.symlink_to(path),
+        lambda: os.mkfifo(path),
+        path.mkdir,
+    ):
+        path.unlink()
+        make()
+        with pytest.raises(InputError, match=f"it holds no {name}"):
+            check_sae(folder)
+
+
+def test_an_sae_in_use_does_not_change_with_its_file(tmp_path: Path) -> None:
+    """Its weights were a map of the file: cut, it was the end of the process."""
+    folder = exported(tmp_path / "sae")
+    sae, _ = load_sae(folder)
+    kept = sae.W_enc_DF.clone()
+    with (folder / "sae_weights.safetensors").open("r+b") as file:
+        file.write(b"\xff" * 10_000)
+    assert torch.equal(sae.W_enc_DF, kept)

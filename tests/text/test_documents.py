@@ -1,3 +1,5 @@
+import gzip
+import json
 import os
 import random
 import subprocess
@@ -209,7 +211,13 @@ def test_a_file_with_another_suffix_is_refused(tmp_path: Path) -> None:
         ("t.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "line 2"),
         ("t.jsonl", b'["text"]\n', "line 1"),
         ("t.jsonl", b'{"text": 5}\n', "'text'"),
-        ("t.jsonl", b'{"text": "\\ud800"}\n', "UTF-8"),
+        ("t.jsonl", b'{"text": "a"}\n{"text": "\\ud800"}\n', "line 2"),
+        ("t.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', "line 2: expected UTF-8 text"),
+        ("t.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "line 2: expected one JSON"),
+        ("t.jsonl", b'{"text": "a"}\n{"id": ' + b"9" * 10_000 + b', "text": "a"}', "line 2: expected one JSON"),
+        ("t.jsonl", "\ufeff[]".encode("utf-16"), "UTF-8"),
+        ("t.txt", b"one\ntwo\n" + gzip.compress(b"text"), "line 3: expected UTF-8 text"),
+        ("t.txt", gzip.compress(b"text"), "UTF-8"),
         ("t.parquet", b"no parquet at all", "Parquet"),
         ("t.parquet", b"", "Parquet"),
     ],
@@ -270,3 +278,74 @@ def test_what_may_not_be_read_is_refused(locked: str, tmp_path: Path) -> None:
         assert "\n" not in str(info.value)
     finally:
         path.parent.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl"])
+def test_a_mark_of_the_byte_order_is_no_text(name: str, tmp_path: Path) -> None:
+    content = "words" if name == "t.txt" else json.dumps({"text": "words"})
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert [d.text for d in read(tmp_path / name)] == ["words"]
+
+
+def test_what_json_escapes_is_text(tmp_path: Path) -> None:
+    """NUL, and a pair of surrogates, which is one character."""
+    (tmp_path / "t.jsonl").write_text('{"text": "a\\u0000b \\ud83d\\ude00"}\n')
+    assert [d.text for d in read(tmp_path / "t.jsonl")] == ["a\0b \N{GRINNING FACE}"]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.large_string())]
+)
+def test_every_kind_of_string_is_text_and_null_is_none(kind: pa.DataType, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array(["a", None, "b"]).cast(kind)}), tmp_path / "t.parquet")
+    assert [d.text for d in read(tmp_path / "t.parquet")] == ["a", "b"]
+
+
+def test_parquet_that_does_not_tell_its_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    for table, hint in [
+        (pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), "one column 'text'; it has 2"),
+        (pa.table({"text": pa.array([b"\xff"])}), "a string column 'text'"),
+        (pa.table({"text": pa.array([["a"]])}), "a string column 'text'"),
+        (pa.table({"text": pa.array([{"text": "a"}])}), "a string column 'text'"),
+        (pa.table({"text": pa.nulls(2)}), "a string column 'text'"),
+        (
+            pa.table(
+                {"text": pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))}
+            ),
+            "UTF-8",
+        ),
+    ]:
+        pq.write_table(table, path)
+        message = refused(path)
+        assert hint in message and str(path) in message
+
+
+def test_what_is_no_regular_file_is_refused_and_does_not_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.txt")
+    (tmp_path / "nowhere.txt").symlink_to(tmp_path / "absent")
+    (tmp_path / "itself.txt").symlink_to(tmp_path / "itself.txt")
+    for name in ("fifo.txt", "nowhere.txt", "itself.txt", "f*.txt"):
+        assert str(tmp_path / name) in refused(tmp_path / name)
+    assert "a link that leads to a file" in refused(tmp_path)
+    for name in ("nowhere.txt", "itself.txt"):
+        (tmp_path / name).unlink()
+    (tmp_path / ".#t.txt").symlink_to("someone@host.1234")  # an editor's lock
+    (tmp_path / "folder.txt").mkdir()
+    write_jsonl(tmp_path / "folder.txt" / "t.jsonl", ["a"])
+    assert [d.text for d in read(tmp_path)] == ["a"] == [d.text for d in read(tmp_path / "folder.txt")]
+
+
+def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "t.jsonl", ["a"])
+    files = find_text_files([str(path)])
+    path.unlink()
+    for reading in (lambda: content_digest(files), lambda: list(text_documents(files))):
+        with pytest.raises(InputError, match=r"data\.path=.*t\.jsonl: expected a readable file"):
+            reading()
+
+
+@pytest.mark.parametrize("pattern", ["~nobody-of-this-name/t.txt", "a\0b.txt", "x" * 5000, "/proc/self/mem", "[", ""])
+def test_a_path_that_can_be_none_is_refused(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(pattern)

@@ -4,9 +4,11 @@ import glob
 import hashlib
 import json
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from masked_sae.digests import of_all, sha256
 from masked_sae.errors import InputError, first_line
@@ -14,6 +16,7 @@ from masked_sae.errors import InputError, first_line
 TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT_COLUMN = "text"
 _PIECE_CHARACTERS = 16_000
+_ENCODING = "utf-8-sig"  # UTF-8; a mark of the byte order before it is no text
 
 # Folders that not every Python installation carries, third-party code, and tables that are no language.
 _STDLIB_SKIPPED = frozenset(
@@ -64,11 +67,12 @@ def find_text_files(patterns: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}  # by what a name leads to; the name itself tells the format
     for pattern in patterns:
-        path = Path(pattern).expanduser()
         try:
-            matches = _matches(path)
+            matches = _matches(Path(pattern).expanduser())
         except OSError as error:
             raise InputError("data.path", pattern, f"a readable path ({error.strerror or error})") from error
+        except (RuntimeError, ValueError) as error:  # no such user's home; NUL
+            raise InputError("data.path", repr(pattern), f"a path ({first_line(error)})") from error
         if not matches:
             raise InputError("data.path", pattern, "a file, folder or glob that holds .txt, .jsonl or .parquet files")
         for match in matches:
@@ -80,8 +84,13 @@ def find_text_files(patterns: Sequence[str]) -> list[Path]:
 
 
 def _matches(path: Path) -> list[Path]:
+    """Regular files; in a folder those of text. What would wait for a writer (a FIFO) is none."""
     if path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file())
+        found = [p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES]
+        for one in found:
+            if one.is_symlink() and not one.exists() and not one.name.startswith("."):  # editors' locks are such links
+                raise InputError("data.path", one, "a link that leads to a file")
+        return sorted(one for one in found if one.is_file())
     if path.is_file():
         return [path]
     names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - absolute patterns, too
@@ -107,14 +116,26 @@ def text_documents(files: Sequence[Path], column: str = TEXT_COLUMN) -> Iterator
         except OSError as error:
             raise InputError("data.path", path, f"a readable file ({error.strerror or error})") from error
         except UnicodeError as error:
-            raise InputError("data.path", path, f"UTF-8 text ({error})") from error
+            raise InputError("data.path", _undecodable(path), f"UTF-8 text ({error})") from error
+
+
+def _undecodable(path: Path) -> str:
+    """Where a file is not UTF-8."""
+    if path.suffix != ".parquet":
+        with suppress(OSError), path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return f"{path}, line {number}"
+    return str(path)
 
 
 def _texts_of(path: Path, column: str) -> Iterator[str]:
     if path.suffix == ".txt":
         yield from _pieces_of(path)
     elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding=_ENCODING) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _text_of_row(line, column, f"{path}, line {number}")
@@ -125,7 +146,7 @@ def _texts_of(path: Path, column: str) -> Iterator[str]:
 def _pieces_of(path: Path) -> Iterator[str]:
     piece: list[str] = []
     size = 0
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=_ENCODING) as file:
         while line := file.readline(_PIECE_CHARACTERS):  # bounded: a file may be one endless line
             if "\x00" in line:
                 raise InputError("data.path", path, "text (it holds NUL bytes)")
@@ -140,11 +161,15 @@ def _pieces_of(path: Path) -> Iterator[str]:
 def _text_of_row(line: str, column: str, where: str) -> str:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError("data.path", where, f"one JSON object a line ({error})") from error
+    except (ValueError, RecursionError) as error:  # ValueError: of JSON, or of a number without end
+        raise InputError("data.path", where, f"one JSON object a line ({first_line(error)})") from error
     text = row.get(column) if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise InputError("data.path", where, f"a JSON object with a string in {column!r} (set data.column)")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a pair, "\ud800"
+        raise InputError("data.path", where, f"UTF-8 text ({error})") from error
     return text
 
 
@@ -154,15 +179,24 @@ def _texts_of_parquet(path: Path, column: str) -> Iterator[str]:
 
     try:
         with pq.ParquetFile(path) as file:
-            kind = file.schema_arrow.field(column).type if column in file.schema_arrow.names else None
+            of_this_name = file.schema_arrow.names.count(column)
+            if of_this_name > 1:
+                raise InputError("data.path", path, f"one column {column!r}; it has {of_this_name} (set data.column)")
+            kind = file.schema_arrow.field(column).type if of_this_name else None
             if kind is not None and pa.types.is_dictionary(kind):
                 kind = kind.value_type
-            if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            if kind is None or not any(is_text(kind) for is_text in _text_types()):
                 raise InputError("data.path", path, f"a Parquet file with a string column {column!r} (set data.column)")
             for batch in file.iter_batches(batch_size=256, columns=[column]):
                 yield from (text for text in batch.column(0).to_pylist() if text)
-    except pa.ArrowInvalid as error:
-        raise InputError("data.path", path, f"a Parquet file ({error})") from error
+    except (pa.ArrowException, MemoryError) as error:  # damaged, it may ask for more memory than there is
+        raise InputError("data.path", path, f"a Parquet file ({first_line(error)})") from error
+
+
+def _text_types() -> list[Callable[[Any], bool]]:
+    import pyarrow as pa
+
+    return [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view]
 
 
 def content_digest(files: Sequence[Path], memory: Path | None = None, *, progress: bool = False) -> str:

@@ -55,8 +55,49 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Stub until merged."""
-    return tokenizer(list(texts), add_special_tokens=False, verbose=False, split_special_tokens=True)["input_ids"]
+    """The ids of texts as ordinary text: one that spells `<|endoftext|>` has its characters, not the end of a text.
+
+    No special id comes out, but the one of an unknown word; nothing is put around a text. The tokenizer stays as it is.
+    """
+    # A tokenizer written in Python would take apart added tokens that are not special, too.
+    encoded = _ids(tokenizer, texts, apart=tokenizer.is_fast)
+    others = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "sep", "pad", "cls", "mask")}
+    unknown = None if tokenizer.unk_token_id in others else tokenizer.unk_token_id  # GPT-2's is its end of a text
+    special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    refused = special - {unknown}
+    spelled: dict[int, list[int]] = {}
+    for row, ids in enumerate(encoded):
+        if refused.isdisjoint(ids):
+            continue
+        for found in refused.intersection(ids) - spelled.keys():
+            spelled[found] = _spelled(tokenizer, tokenizer.convert_ids_to_tokens(found), special, unknown)
+        encoded[row] = [part for token in ids for part in spelled.get(token, (token,))]
+    return encoded
+
+
+def _ids(tokenizer: Any, texts: Sequence[str], *, apart: bool) -> list[list[int]]:
+    """Ids of texts, special tokens taken apart or not; the tokenizer would otherwise remember which."""
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    before = None if backend is None else backend.encode_special_tokens
+    try:
+        return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=apart, verbose=False)["input_ids"]
+    finally:
+        if backend is not None:
+            backend.encode_special_tokens = before
+
+
+def _spelled(tokenizer: Any, spelling: str, special: set[int], unknown: int | None) -> list[int]:
+    """A special token that came of a text all the same, by what it is written with."""
+    (whole,) = _ids(tokenizer, [spelling], apart=True)
+    if (special - {unknown}).isdisjoint(whole):
+        return whole
+    # The vocabulary has it as a word like any other.
+    parts = [token for ids in _ids(tokenizer, [spelling[:1], spelling[1:]], apart=True) for token in ids]
+    if special.isdisjoint(parts):
+        return parts
+    return [token for token in parts if token not in special] if unknown is None else [unknown]
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -30,7 +30,9 @@ def make_context(config: MeasuringConfig, lm: LM, held_out: Sequences) -> EvalCo
     library = version("transformer-lens")
     weights = lm_digest(config.lm.name, config.lm.revision, config.digest_memory)
     lm_key = f"{weights}/{config.lm.hook_name}/{config.lm.dtype}/transformer-lens {library}"
-    cache = ActivationCache(Path(config.eval.cache_dir), lm_key, config.lm.batch_size, config.trainer.progress)
+    cache = ActivationCache(
+        Path(config.eval.cache_dir), lm_key, config.lm.batch_size, config.trainer.progress, config.digest_memory
+    )
     return EvalContext(lm, held_out, cache, config.eval, config.lm.name)
 
 

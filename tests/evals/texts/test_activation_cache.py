@@ -1,5 +1,10 @@
 """Activations are read once, in order, and never with padding."""
 
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,8 @@ import torch
 
 from masked_sae.activations.lm import LM
 from masked_sae.evals.texts.activation_cache import ActivationCache, TokenizedTexts
+from masked_sae.runs.state import read_state
+from support.making import ROOT, small_run
 
 
 def ragged(lm: LM, seed: int = 0) -> TokenizedTexts:
@@ -63,6 +70,118 @@ def test_a_reading_that_is_cut_short_leaves_no_file(neox: LM, tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         ActivationCache(tmp_path, "lm", batch_size=2).read(neox, ragged(neox), "test")
     assert not list(tmp_path.glob("*.npy"))
+
+
+def overwritten(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-64, os.SEEK_END)
+        file.write(np.full(16, 7, dtype=np.float32).tobytes())
+
+
+def longer(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(60_000))
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "overwritten": ("other bytes", overwritten),
+    "cut": ("bytes in place of", lambda path: os.truncate(path, path.stat().st_size // 2)),
+    "empty": ("0 bytes in place of", lambda path: os.truncate(path, 0)),
+    "longer": ("bytes in place of", longer),
+    "without digest": ("without a digest", lambda path: path.with_suffix(".json").unlink()),
+    "digest cut": ("not JSON", lambda path: os.truncate(path.with_suffix(".json"), 20)),
+    "digest of another kind": ("a list", lambda path: path.with_suffix(".json").write_text("[]")),
+    "digest of another": ("other bytes", lambda path: write_another_digest(path.with_suffix(".json"))),
+}
+
+
+def write_another_digest(note: Path) -> None:
+    before, _, after = note.read_text().partition('"sha256": "')
+    note.write_text(f'{before}"sha256": "{"0" * 64}{after[64:]}')
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_is_not_as_it_was_written_is_made_again_and_said(
+    damage: str, remembered: bool, neox: LM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = tmp_path / "digests" if remembered else None
+    cache, texts = ActivationCache(tmp_path, "lm", batch_size=2, memory=memory), ragged(neox)
+    made_PD = cache.read(neox, texts, "test").clone()
+    (path,) = tmp_path.glob("*.npy")
+    assert capsys.readouterr().out == ""
+    said, do = DAMAGES[damage]
+    do(path)
+    assert torch.equal(cache.read(neox, texts, "test"), made_PD)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and str(path) in out and said in out and "made again" in out
+    assert torch.equal(cache.read(neox, texts, "test"), made_PD)
+    assert capsys.readouterr().out == ""
+    assert {one.suffix for one in tmp_path.iterdir() if one.is_file()} == {".npy", ".json", ".lock"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Generator[Path]:
+    """A file system of 64 KiB, where we may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def measuring(neox_folder: Path, corpus_folder: Path, tmp_path: Path, cache: Path) -> list[str]:
+    """Overrides of a run whose evaluation keeps half a megabyte of activations."""
+    run = small_run(neox_folder, corpus_folder, tmp_path)
+    return [*run, "eval.families=[absorption]", "eval.concepts=[token_class]", f"eval.cache_dir={cache}"]
+
+
+def train(overrides: list[str], file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+    return subprocess.run(
+        [sys.executable, "-m", "src.train", *overrides],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+        preexec_fn=limit,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_full_disk_ends_the_run_in_one_line(
+    limited: bool, neox_folder: Path, corpus_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """It was the end of the process, `Bus error`, and a run that stayed "running" for good."""
+    cache: Path = tmp_path / "cache" if limited else request.getfixturevalue("small_disk")
+    ended = train(measuring(neox_folder, corpus_folder, tmp_path, cache), file_limit=200_000 if limited else None)
+    assert ended.returncode == 1, ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: no space left while writing {cache}/absorption_token_class-")
+    (folder,) = (path.parent for path in (tmp_path / "runs").glob("*/*/state.json"))
+    state = read_state(folder / "state.json")
+    assert state is not None and state.status == "failed"
+    assert ("File too large" if limited else "No space left on device") in str(state.error)
+    assert {path.suffix for path in cache.iterdir()} <= {".lock"}
+    assert not [path for path in cache.iterdir() if path.stat().st_size]
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_one_member_does_not_stop_the_next(
+    neox_folder: Path, corpus_folder: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    overrides = measuring(neox_folder, corpus_folder, tmp_path, small_disk)
+    ended = train([*overrides, "seed=0,1", "-m"])
+    assert ended.returncode == 1 and ended.stderr.splitlines() == ["error: 2 of 2 runs failed"]
+    states = [read_state(path) for path in sorted((tmp_path / "runs").glob("*/*/state.json"))]
+    assert [state is not None and (state.status, state.step) for state in states] == [("failed", 16)] * 2
 
 
 def test_means_are_those_of_each_text(neox: LM, tmp_path: Path) -> None:

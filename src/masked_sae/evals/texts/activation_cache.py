@@ -16,7 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from masked_sae.activations.lm import LM
-from masked_sae.files import remove_leftovers, write_aside
+from masked_sae.digests import sha256
+from masked_sae.errors import DamagedFileError
+from masked_sae.files import read_object, remove_leftovers, write_aside, write_json
 
 _POSITIONS_AT_ONCE = 1024  # whose latents are dense at a time
 
@@ -83,17 +85,21 @@ class TokenizedTexts:
 class ActivationCache:
     """Activations on disk, by LM, hook point and texts: shared by the runs of a sweep. Any file may be deleted.
 
+    Beside each is a note of what was written. A file that is not as its note says, or has none, is made again.
+
     Attributes:
         folder: of the files.
         lm_key: stands for the LM's weights, hook point and dtype.
         batch_size: texts per forward.
         progress: a bar for texts that are not on disk.
+        memory: a folder in which digests of files are remembered.
     """
 
     folder: Path
     lm_key: str
     batch_size: int
     progress: bool = False
+    memory: Path | None = None
 
     def read(self, lm: LM, texts: TokenizedTexts, name: str) -> Tensor:
         """Activations at the read positions as the LM gives them, (P, D), float32, mapped from the file.
@@ -103,27 +109,64 @@ class ActivationCache:
         """
         key = hashlib.blake2b(f"{self.lm_key}/{texts.digest()}".encode(), digest_size=12).hexdigest()
         path = self.folder / f"{name.replace('/', '_')}-{key}.npy"
-        if not path.exists():
+        shape = (int(texts.read_NT.sum()), lm.d_in)
+        if self._wrong(path, shape) is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):  # several runs may want it at once: one reads, the others wait
-                if not path.exists():
-                    remove_leftovers(path)
-                    write_aside(path, lambda aside: self._fill(aside, lm, texts, name))
+                wrong = self._wrong(path, shape)
+                if wrong is not None:
+                    if wrong:
+                        print(f"{path} is not as it was written ({wrong}): made again", flush=True)
+                    self._make(path, shape, lm, texts, name)
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
-    def _fill(self, path: Path, lm: LM, texts: TokenizedTexts, name: str) -> None:
-        shape = (int(texts.read_NT.sum()), lm.d_in)
-        x_PD = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    def _wrong(self, path: Path, shape: tuple[int, int]) -> str | None:
+        """What is wrong with a file; empty where there is none, None where nothing is."""
+        if not path.is_file():
+            return ""
+        try:
+            note = read_object(_note(path))
+        except FileNotFoundError:
+            return "without a digest"
+        except DamagedFileError as error:
+            return f"its digest is {error.why}"
+        size = path.stat().st_size
+        if size != note.get("bytes"):
+            return f"{size} bytes in place of {note.get('bytes')}"
+        if list(shape) != note.get("shape"):
+            return f"of shape {note.get('shape')} in place of {list(shape)}"
+        return None if sha256(path, self.memory, progress=self.progress) == note.get("sha256") else "other bytes"
+
+    def _make(self, path: Path, shape: tuple[int, int], lm: LM, texts: TokenizedTexts, name: str) -> None:
+        note = _note(path)
+        for old in (path, note):
+            remove_leftovers(old)
+            old.unlink(missing_ok=True)
+        write_aside(path, lambda aside: self._fill(aside, shape, lm, texts, name))
+        try:
+            digest = sha256(path, self.memory, progress=self.progress)
+            write_json(note, {"shape": list(shape), "bytes": path.stat().st_size, "sha256": digest})
+        except OSError:
+            path.unlink(missing_ok=True)  # of no use without its note, and in the way where the disk is full
+            raise
+
+    def _fill(self, path: Path, shape: tuple[int, int], lm: LM, texts: TokenizedTexts, name: str) -> None:
+        """Writes without a memory map: on a full disk that ends the process, where a write is an error."""
         first_N = texts.read_NT.sum(1).cumsum(0) - texts.read_NT.sum(1)
         bar = tqdm(total=texts.count, desc=f"activations: {name}", unit="text", leave=False, disable=not self.progress)
-        with bar:
+        with path.open("wb") as file, bar:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            content = file.tell()
             for length in texts.lengths_N.unique().tolist():
                 for rows in (texts.lengths_N == length).nonzero()[:, 0].split(self.batch_size):
                     read_NT = texts.read_NT[rows, :length]
                     x_NTD = lm.activations(texts.tokens_NT[rows, :length])
                     values = x_NTD[read_NT.to(x_NTD.device)].cpu().split(read_NT.sum(1).tolist())
                     for text, x_BD in zip(rows.tolist(), values, strict=True):
-                        start = int(first_N[text])
-                        x_PD[start : start + len(x_BD)] = x_BD.numpy()
+                        file.seek(content + int(first_N[text]) * shape[1] * 4)
+                        file.write(x_BD.numpy().astype("<f4", copy=False).tobytes())
                     bar.update(len(rows))
-        x_PD.flush()
+
+
+def _note(path: Path) -> Path:
+    return path.with_suffix(".json")

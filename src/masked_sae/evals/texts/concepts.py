@@ -20,6 +20,7 @@ from masked_sae.activations.sequences import Sequences
 from masked_sae.errors import InputError
 from masked_sae.evals.texts.activation_cache import TokenizedTexts
 from masked_sae.randomness import numpy_generator
+from masked_sae.text.tokenizer import encode
 
 TRAIN_SHARE = 0.8
 
@@ -77,11 +78,8 @@ def first_letter(
         valid = f"more than {examples} alphabetic words to learn from and to test on; found {len(ids)} in all"
         raise InputError("eval.concept_words", words, valid)
 
-    def encode(text: str) -> list[int]:
-        return lm.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    ends, separator, question = lm.special, encode("\n"), encode(" has the first letter:")
-    answers = [encode(f" {letter.upper()}") for letter in letters]
+    ends, phrases = lm.special, ["\n", " has the first letter:", *(f" {letter.upper()}" for letter in letters)]
+    separator, question, *answers = encode(lm.tokenizer, phrases)
     texts: list[list[int]] = []
     positions: list[int] = []
     for word in range(len(ids)):

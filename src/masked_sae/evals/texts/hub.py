@@ -13,7 +13,7 @@ import torch
 from masked_sae.errors import InputError, first_line
 from masked_sae.evals.texts.labelled import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask, framed
 from masked_sae.randomness import numpy_generator
-from masked_sae.text.tokenizer import SpecialTokens
+from masked_sae.text.tokenizer import SpecialTokens, encode
 
 CONTEXT_LENGTH = 128  # tokens, special ones included, of which longer texts keep the first (SAEBench)
 PROBE_TEXTS = Sizes(train=4000, test=1000)  # of a probe, one half of its class (SAEBench)
@@ -191,13 +191,17 @@ class _Found:
         self, name: str, names: Sequence[str], tokenizer: Any, special: SpecialTokens, context_length: int
     ) -> dict[str, Any]:
         """The fields that all tasks have."""
-        room = context_length - len(special.prefix) - len(special.suffix)
+        around = len(special.prefix) + len(special.suffix)
+        room = context_length - around
+        if room < 1:
+            valid = f"a context_length of more than the {around} special tokens around a text"
+            raise InputError("eval.tasks", f"{name}: {context_length}", valid)
         texts = [text for *_, text in self.rows]
-        encoded = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=room, verbose=False)
+        encoded = [ids[:room] for ids in encode(tokenizer, texts)]
         places = {label: index for index, label in enumerate(names)}
         return LabelledTexts(
             name=name,
-            texts=framed(encoded["input_ids"], special),
+            texts=framed(encoded, special),
             rows_N=torch.arange(len(texts)),
             train_N=torch.tensor([train for _, train, _ in self.rows]),
             label_names=tuple(names),

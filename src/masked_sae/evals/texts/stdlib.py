@@ -20,7 +20,7 @@ from masked_sae.errors import InputError
 from masked_sae.evals.texts.labelled import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask, framed
 from masked_sae.randomness import numpy_generator
 from masked_sae.text.documents import Document, stdlib_documents
-from masked_sae.text.tokenizer import SpecialTokens
+from masked_sae.text.tokenizer import SpecialTokens, encode
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "unittest", "xml")  # several files and enough prose in each
 KINDS = ("code", "prose", "reference")
@@ -166,7 +166,7 @@ def _all_chunks(tokenizer: Any, text_tokens: int, packages: Sequence[str]) -> li
         if all(package != where for where, *_ in found):
             valid = f"labelled texts of your own: this Python's standard library has no {package}"
             raise InputError("eval.tasks", "[]", valid)
-    encoded = tokenizer([text for *_, text in found], add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = encode(tokenizer, [text for *_, text in found])
     return [
         _Chunks(package, kind, file, _cut(tokens, text_tokens))
         for (package, kind, file, _), tokens in zip(found, encoded, strict=True)
