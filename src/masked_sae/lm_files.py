@@ -32,15 +32,15 @@ def find_lm_folder(name: str, revision: str | None = None) -> Path:
     """
     folder = find_tokenizer_folder(name, revision)
     if _is_folder(name):
-        missing = [file for file in _weight_names(name, folder) if not (folder / file).is_file()]
+        missing = [file for file in weight_files(name, folder) if not (folder / file).is_file()]
         if missing:
             raise InputError("lm.name", name, f"a folder that holds the file {missing[0]} too")
         return folder
-    weights = _weight_names(name, folder) if (folder / INDEX).is_file() else []
+    weights = weight_files(name, folder) if (folder / INDEX).is_file() else []
     whole = _download(name, folder.name, (*_SMALL, WEIGHTS, *weights))
-    for file in _weight_names(name, whole):
-        if not (whole / file).is_file():  # a part of a snapshot, without network
-            raise _unreachable(name)
+    if not all((whole / file).is_file() for file in weights or [WEIGHTS]):  # a part of a snapshot, without network
+        _ask_hub(name, whole, weights)
+        raise _unreachable(name)
     return whole
 
 
@@ -59,7 +59,7 @@ def find_tokenizer_folder(name: str, revision: str | None = None) -> Path:
     if (folder / "adapter_config.json").exists():
         raise InputError("lm.name", name, "a checkpoint that an adapter is merged into: here is adapter_config.json")
     if _is_folder(name):
-        _weight_names(name, folder)
+        weight_files(name, folder)
     return folder
 
 
@@ -105,7 +105,7 @@ def _weight_digests(name: str, folder: Path, memory: Path | None, progress: bool
     local = _is_folder(name)
     here: Sequence[str] = []
     if local or (folder / INDEX).is_file() or (folder / WEIGHTS).is_file():
-        here = _weight_names(name, folder)
+        here = weight_files(name, folder)
     if not here or not all((folder / file).is_file() for file in here):
         if not local:
             return _ask_hub(name, folder, here)
@@ -123,7 +123,7 @@ def _digest(name: str, path: Path, memory: Path | None, progress: bool, of_hub: 
         raise InputError("lm.name", name, f"weights that can be read ({error})") from error
 
 
-def _weight_names(name: str, folder: Path) -> list[str]:
+def weight_files(name: str, folder: Path) -> list[str]:
     """The weight files that are read, which may not be there yet.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from masked_sae.activations.lm_weights import WeightReader
+from masked_sae.activations.lm_weights import WeightReader, check_sizes
 from masked_sae.errors import InputError, NonFiniteError
 from masked_sae.lm_files import find_lm_folder, read_lm_config, shortened
 from masked_sae.text.tokenizer import SpecialTokens, load_tokenizer, special_tokens
@@ -182,6 +182,7 @@ def _boot(name: str, folder: Path, dtype: str, device: str) -> tuple[Any, Weight
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    check_sizes(name, folder, config)
     model_class = source.get_hf_model_class_for_architecture(source.determine_architecture_from_hf_config(config))
     reader = WeightReader(model_class, name)
     bridge = TransformerBridge.boot_transformers(

@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from masked_sae.errors import InputError
-from masked_sae.lm_files import INDEX, WEIGHTS
+from masked_sae.lm_files import INDEX, WEIGHTS, shortened, weight_files
 
 _POOLER = re.compile(r"(^|\.)pooler\.")  # of a whole text, which no hook point reads
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -27,6 +30,35 @@ class Misfit:
     missing: frozenset[str]
     unexpected: frozenset[str]
     misshapen: frozenset[tuple[str, torch.Size, torch.Size]]
+
+
+def check_sizes(name: str, folder: Path, config: Any) -> None:
+    """Compares a configuration with the heads of the weight files, before a model of its sizes takes the memory.
+
+    Args:
+        config: of the library.
+
+    Raises:
+        InputError: a file is damaged, or a size is beyond all weights.
+    """
+    shapes = [shape for file in weight_files(name, folder) for shape in _shapes(name, folder / file)]
+    largest = max((side for shape in shapes for side in shape), default=0)
+    for key in _SIZES:
+        size = None
+        with suppress(Exception):  # some configurations refuse to tell a size that differs between layers
+            size = getattr(config.get_text_config(), key, None)
+        most = len(shapes) if key == "num_hidden_layers" else largest
+        if isinstance(size, int) and not 1 <= size <= most:
+            valid = f"a {key} in config.json from 1 to {most}, as its weights are; it is {size}"
+            raise InputError("lm.name", name, valid)
+
+
+def _shapes(name: str, path: Path) -> list[list[int]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118 - no mapping
+    except Exception as error:  # of its own kind, OSError, or a panic's
+        raise InputError("lm.name", name, f"a whole {path.name} ({shortened(error)})") from error
 
 
 class WeightReader:

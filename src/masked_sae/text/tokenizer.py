@@ -39,7 +39,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     except BaseException as error:  # what parses tokenizers raises anything, panics of Rust too
         if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
             raise
-        raise InputError("lm.name", name, f"a checkpoint with a tokenizer ({shortened(error)})") from error
+        raise InputError(
+            "lm.name", name, f"a checkpoint with a tokenizer that can be read ({shortened(error)})"
+        ) from error
     if tokenizer is None:
         raise InputError("lm.name", name, "a checkpoint with a tokenizer: this folder holds none")
     return tokenizer
