@@ -87,6 +87,7 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
     return SpecialTokens(tuple(prefix), tuple(suffix), separator, tuple(sorted(set(tokenizer.all_special_ids))))
 
 
+@lru_cache(maxsize=8)  # a sweep asks for each member, and a large vocabulary takes half a second
 def tokenizer_digest(tokenizer: Any) -> str:
     """Of its vocabulary and rules, and of the special tokens that it puts around a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
