@@ -3,6 +3,7 @@
 The line is made in this process by the code that the command runs; a few go through the command itself.
 """
 
+import json
 import math
 import os
 import resource
@@ -65,10 +66,10 @@ def command(overrides: list[str], file_limit: int | None = None) -> subprocess.C
 
 
 def with_broken_weights(folder: Path) -> Path:
-    """A NaN in the first block's MLP."""
+    """Finite ones, in the first block's MLP, that no activation is finite behind."""
     make_neox(folder)
     weights = load_file(folder / "model.safetensors")
-    weights["gpt_neox.layers.0.mlp.dense_4h_to_h.weight"][3, 5] = math.nan
+    weights["gpt_neox.layers.0.mlp.dense_4h_to_h.weight"][3] = 3e38
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -196,6 +197,53 @@ def test_nan_activations_are_one_line_naming_tokens(
     for part in ("NaN or infinity", "blocks.1.hook_resid_post", "tokens", "ids ["):
         assert part in line
     assert not (tmp_path / "runs").exists()
+
+
+def without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("gpt_neox.layers.2.attention.dense.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_two_layers_more(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+
+
+def with_infinity_behind_the_hook(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["gpt_neox.layers.2.attention.dense.weight"][0, 0] = math.inf
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_a_list_for_a_configuration(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+
+
+def with_an_empty_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (without_a_weight, "model.safetensors lacks gpt_neox.layers.2.attention.dense.weight"),
+        (with_two_layers_more, "model.safetensors lacks gpt_neox.layers.3."),
+        (with_infinity_behind_the_hook, "gpt_neox.layers.2.attention.dense.weight are NaN or inf"),
+        (with_a_list_for_a_configuration, "config.json"),
+        (with_an_empty_tokenizer, "a tokenizer that can be read"),
+    ],
+)
+def test_a_damaged_lm_is_one_line_before_the_text_is_tokenized(
+    damage: Callable[[Path], None], part: str, run: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_neox(tmp_path / "lm")
+    damage(folder)
+    line = refused([*run, f"lm.name={folder}"], capfd)
+    assert line.startswith(f"lm.name={folder}: expected ")
+    assert part in line
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "store").exists()
 
 
 # Through the command

@@ -1,17 +1,22 @@
-from collections.abc import Generator
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from masked_sae.activations.lm import LM, load_lm
 from masked_sae.errors import InputError
 from masked_sae.masks.token import replacement_id
 from masked_sae.text.tokenizer import load_tokenizer, special_tokens
-from support.making import HOOK, LAYERS, make_neox
+from support.making import CONTEXT_LIMIT, HOOK, LAYERS, make_neox
 
 KINDS = ["neox", "bert"]
 
@@ -314,3 +319,214 @@ def test_an_lm_that_is_nowhere_is_refused_with_what_to_do(name: str) -> None:
     assert str(info.value).startswith(f"lm.name={name}: ")
     assert "folder" in str(info.value)
     assert "\n" not in str(info.value)
+
+
+def copy(folder: Path, to: Path, **configuration: object) -> Path:
+    """A checkpoint of one's own, with changes of its configuration."""
+    shutil.copytree(folder, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(config | configuration))
+    return to
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def refusal(folder: Path, hook_name: str = HOOK) -> str:
+    """The line that loading it ends with, after its name."""
+    with pytest.raises(InputError) as info:
+        load_lm(str(folder), hook_name)
+    line = str(info.value)
+    assert line.startswith(f"lm.name={folder}: expected ")
+    assert "\n" not in line
+    return line.split(": expected ", 1)[1]
+
+
+@pytest.mark.parametrize("name", ["gpt_neox.layers.2.mlp.dense_4h_to_h.weight", "gpt_neox.embed_in.weight"])
+def test_a_missing_weight_is_refused_by_name(name: str, neox_folder: Path, tmp_path: Path) -> None:
+    """Behind the hook point, too: metrics read it."""
+    folder = copy(neox_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: weights.pop(name))
+    assert refusal(folder) == f"a checkpoint with all weights: model.safetensors lacks {name}"
+
+
+def test_a_missing_weight_of_an_encoder_without_output_layer_is_refused(bert_base_folder: Path, tmp_path: Path) -> None:
+    folder = copy(bert_base_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: weights.pop("encoder.layer.0.output.dense.bias"))
+    assert "lacks bert.encoder.layer.0.output.dense.bias" in refusal(folder)
+
+
+def test_a_weight_of_another_shape_is_refused_with_both_shapes(neox_folder: Path, tmp_path: Path) -> None:
+    folder = copy(neox_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: weights.update({"gpt_neox.final_layer_norm.weight": torch.ones(7)}))
+    line = refusal(folder)
+    assert "gpt_neox.final_layer_norm.weight of shape (32,)" in line
+    assert "model.safetensors it is (7,)" in line
+
+
+@pytest.mark.parametrize("kind", ["neox", "bert", "bert_base"])
+def test_two_layers_more_or_fewer_than_the_weights_have_are_refused(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(f"{kind}_folder")
+    more = copy(folder, tmp_path / "more", num_hidden_layers=LAYERS + 2)
+    assert "lacks" in refusal(more)
+    assert f".{LAYERS}." in refusal(more)
+    fewer = copy(folder, tmp_path / "fewer", num_hidden_layers=LAYERS - 2)
+    assert "of a layer beyond those that config.json says" in refusal(fewer, "blocks.0.hook_resid_post")
+
+
+def test_an_output_layer_that_is_promised_and_not_there_is_said_and_never_random(
+    neox: LM, neox_folder: Path, tmp_path: Path, tokens_NT: Tensor
+) -> None:
+    folder = copy(neox_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: weights.pop("embed_out.weight"))
+    with pytest.warns(UserWarning, match=r"no trained output layer \(lm_head.weight") as said:
+        lm = load_lm(str(folder), HOOK)
+    assert len([one for one in said if one.category is UserWarning]) == 1
+    assert lm.objective is None
+    assert torch.equal(lm.activations(tokens_NT), neox.activations(tokens_NT))
+    assert lm.logits(tokens_NT).isnan().all()
+    with pytest.raises(InputError, match=r"lm\.hook_name=unembed.hook_out: expected a hook point before"):
+        load_lm(str(folder), "unembed.hook_out")
+
+
+def test_a_part_of_an_output_layer_is_none(bert_folder: Path, tmp_path: Path) -> None:
+    folder = copy(bert_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: weights.pop("cls.predictions.transform.dense.weight"))
+    with pytest.warns(UserWarning, match=r"cls\.predictions\.transform\.dense\.weight"):
+        assert load_lm(str(folder), HOOK).objective is None
+
+
+def test_the_objective_follows_the_weights_not_the_configuration(neox_folder: Path, tmp_path: Path) -> None:
+    assert load_lm(str(copy(neox_folder, tmp_path / "lm", architectures=None)), HOOK).objective == "causal"
+
+
+@pytest.mark.parametrize("kept", ["gpt_neox.embed_in.weight", "embed_out.weight"])
+def test_a_tied_output_layer_is_not_missing(kept: str, neox_folder: Path, tmp_path: Path, tokens_NT: Tensor) -> None:
+    folder = copy(neox_folder, tmp_path / "lm", tie_word_embeddings=True)
+    change_weights(
+        folder, lambda weights: weights.pop(({"gpt_neox.embed_in.weight", "embed_out.weight"} - {kept}).pop())
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lm = load_lm(str(folder), HOOK)
+    assert lm.objective == "causal"
+    assert torch.isfinite(lm.logits(tokens_NT)).all()
+
+
+def test_a_missing_pooler_is_not_missed(bert_base_folder: Path, bert: LM, tmp_path: Path, tokens_NT: Tensor) -> None:
+    folder = copy(bert_base_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: [weights.pop(f"pooler.dense.{what}") for what in ("weight", "bias")])
+    assert torch.equal(
+        load_lm(str(folder), HOOK).activations(tokens_NT), load_lm(str(bert_base_folder), HOOK).activations(tokens_NT)
+    )
+
+
+def test_buffers_of_old_checkpoints_are_neither_missing_nor_left_over(
+    neox: LM, neox_folder: Path, tmp_path: Path, tokens_NT: Tensor
+) -> None:
+    folder = copy(neox_folder, tmp_path / "lm")
+
+    def add(weights: dict[str, Tensor]) -> None:
+        for layer in range(LAYERS):
+            at = f"gpt_neox.layers.{layer}.attention"
+            weights[f"{at}.bias"] = torch.ones(1, 1, CONTEXT_LIMIT, CONTEXT_LIMIT)
+            weights[f"{at}.masked_bias"] = torch.tensor(-1e9)
+            weights[f"{at}.rotary_emb.inv_freq"] = torch.ones(2)
+
+    change_weights(folder, add)
+    assert torch.equal(load_lm(str(folder), HOOK).logits(tokens_NT), neox.logits(tokens_NT))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["gpt_neox.layers.2.mlp.dense_4h_to_h.weight", "embed_out.weight"])
+def test_a_weight_that_is_not_finite_is_refused_behind_the_hook_point_too(
+    name: str, value: float, neox_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy(neox_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: weights[name][3:5, 5].fill_(value))
+    named = name.replace("embed_out", "lm_head")
+    assert refusal(folder).startswith("finite weights: 2 of ")
+    assert f"in {named} are NaN or inf" in refusal(folder)
+
+
+def test_finite_weights_whose_sum_is_not_are_read(neox_folder: Path, tmp_path: Path) -> None:
+    folder = copy(neox_folder, tmp_path / "lm")
+    change_weights(folder, lambda weights: weights["embed_out.weight"].fill_(1e38))
+    assert load_lm(str(folder), HOOK).objective == "causal"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_checks_change_no_bit(kind: str, lm: LM, tokens_NT: Tensor, request: pytest.FixtureRequest) -> None:
+    """As the bridge alone loads it."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    folder = request.getfixturevalue(f"{kind}_folder")
+    bridge = TransformerBridge.boot_transformers(str(folder), dtype=torch.float32, device="cpu").eval()
+    plain = LM(bridge, lm.tokenizer, HOOK, lm.device, has_head=True)
+    assert torch.equal(plain.activations(tokens_NT), lm.activations(tokens_NT))
+    assert torch.equal(plain.logits(tokens_NT), lm.logits(tokens_NT))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("hidden_size", 0, "hidden_size in config.json from 1 to 260"),
+        ("hidden_size", 10**9, "it is 1000000000"),
+        ("hidden_size", "abc", "hidden_size"),
+        ("num_hidden_layers", 10**9, "num_hidden_layers"),
+        ("num_hidden_layers", 0, "num_hidden_layers"),
+        ("vocab_size", 10**12, "vocab_size"),
+        ("vocab_size", 7, "gpt_neox.embed_in.weight of shape (7, 32)"),
+        ("hidden_act", "no-such", "no-such"),
+        ("architectures", 5, "TransformerBridge"),
+        ("model_type", "no-such", "no-such"),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused(
+    key: str, value: object, hint: str, neox_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy(neox_folder, tmp_path / "lm", **{key: value})
+    assert hint in refusal(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, (8).to_bytes(8, "little") + b'{"a":12}', None])
+def test_weights_that_are_none_are_refused_by_the_files_name(
+    content: bytes | None, neox_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = copy(neox_folder, tmp_path / "lm") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100] if content is None else content)
+    assert refusal(weights.parent).startswith("a whole model.safetensors (")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_code_of_a_checkpoint_runs(neox_folder: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    names = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.T", "evil.T"]}
+    ours = copy(neox_folder, tmp_path / "ours", auto_map=names)
+    theirs = copy(neox_folder, tmp_path / "theirs", auto_map=names, model_type="evil")
+    for folder in (ours, theirs):
+        (folder / "evil.py").write_text(
+            f"open({str(ran)!r}, 'w')\nclass Config: pass\nclass Model: pass\nclass T: pass\n"
+        )
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        evil = settings | {"auto_map": names, "tokenizer_class": "T"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(evil))
+    assert load_lm(str(ours), HOOK).objective == "causal"  # of an architecture that the library knows itself
+    assert "custom code" in refusal(theirs)
+    assert not ran.exists()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_lm_is_refused(
+    neox_folder: Path, bert_tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = copy(neox_folder, tmp_path / "lm", vocab_size=50)
+    change_weights(
+        folder, lambda w: w.update({k: w[k][:50].clone() for k in ("gpt_neox.embed_in.weight", "embed_out.weight")})
+    )
+    assert "beyond its embedding of 50 rows" in refusal(folder)

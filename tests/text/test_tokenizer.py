@@ -1,134 +1,121 @@
-"""Text is text: no special token comes of it, however it is spelled; and all else stays as it was."""
-
+import copy
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from masked_sae.text.documents import text_documents
-from masked_sae.text.store import open_or_build
-from masked_sae.text.tokenizer import encode, load_tokenizer, special_tokens, tokenizer_digest
-from support.making import ROOT, write_jsonl
-
-KINDS = ("neox", "bert", "words", "unigram", "slow", "gpt2")
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+from masked_sae.errors import InputError
+from masked_sae.text.tokenizer import load_tokenizer, special_tokens, tokenizer_digest
 
 
-def unigram() -> Any:
-    """As T5's: its vocabulary holds `</s>` as a piece like any other."""
-    letters = [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyz</>"]
-    tokenizer = Tokenizer(models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], unk_id=2))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", extra_special_tokens=["<x>"]
-    )
+@pytest.fixture
+def folder(neox_folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(neox_folder, tmp_path / "lm")
+    return tmp_path / "lm"
 
 
-@pytest.fixture(scope="module")
-def tokenizers(neox_tokenizer: Any, bert_tokenizer: Any, neox_folder: Path) -> dict[str, Any]:
-    gpt2 = load_tokenizer(str(neox_folder))
-    gpt2.unk_token = gpt2.eos_token  # one special token with two names
-    return {
-        "neox": neox_tokenizer,
-        "bert": bert_tokenizer,
-        "words": load_tokenizer(str(ROOT / "assets" / "ground_truth_lm")),
-        "unigram": unigram(),
-        "slow": ByT5Tokenizer(),
-        "gpt2": gpt2,
-    }
+def change(folder: Path, file: str = "tokenizer.json", **changes: object) -> None:
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def spelled(tokenizer: Any) -> list[str]:
-    return [*tokenizer.all_special_tokens, "<|endoftext|>", "[SEP]", "</s>"]
+def test_a_tokenizer_is_read_once_by_a_process(folder: Path) -> None:
+    first = load_tokenizer(str(folder))
+    assert load_tokenizer(str(folder)) is first
+    assert load_tokenizer(f"{folder}/../lm") is first
 
 
-def of_words(tokenizer: Any) -> st.SearchStrategy[str]:
-    """Texts of pieces among which special tokens are spelled, whole, in halves and run together."""
-    pieces = [*spelled(tokenizer), *(part[:2] for part in spelled(tokenizer)), "the", " ", "\n", "p0w1", "é", "x"]
-    return st.lists(st.one_of(st.sampled_from(pieces), st.text(st.characters(exclude_categories=["Cs"])))).map("".join)
+def test_a_tokenizer_that_changed_is_read_again(folder: Path) -> None:
+    first = load_tokenizer(str(folder))
+    change(folder, "tokenizer_config.json", bos_token=None)
+    second = load_tokenizer(str(folder))
+    assert second is not first
+    assert special_tokens(first).prefix != special_tokens(second).prefix == ()
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError):
+        load_tokenizer(str(folder))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_special_token_comes_of_a_text(kind: str, tokenizers: dict[str, Any]) -> None:
-    tokenizer = tokenizers[kind]
-    unknown = {"bert": "[UNK]", "words": "[UNK]", "unigram": "<unk>", "slow": "<unk>"}.get(kind)
-    special = set(special_tokens(tokenizer).ids) - {tokenizer.convert_tokens_to_ids(unknown) if unknown else None}
-    assert special
-
-    @QUICK
-    @given(texts=st.lists(of_words(tokenizer), max_size=4))
-    def holds(texts: list[str]) -> None:
-        encoded = encode(tokenizer, texts)
-        assert len(encoded) == len(texts)
-        assert all(special.isdisjoint(ids) for ids in encoded)
-
-    holds()
-    if kind not in ("bert", "words"):  # whose letters are unknown words
-        assert all(encode(tokenizer, [f"a{one}b"])[0] for one in spelled(tokenizer))
+def test_a_tokenizer_needs_no_weights_that_are_whole(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+    assert load_tokenizer(str(folder))("a")["input_ids"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_text_without_special_spellings_has_the_ids_that_it_had(kind: str, tokenizers: dict[str, Any]) -> None:
-    tokenizer = tokenizers[kind]
+def test_the_bridge_leaves_a_shared_tokenizer_as_it_was(bert_folder: Path) -> None:
+    from masked_sae.activations.lm import load_lm
+    from support.making import HOOK
 
-    @QUICK
-    @given(text=of_words(tokenizer))
-    def holds(text: str) -> None:
-        for one in (*spelled(tokenizer), "[", "<"):
-            text = text.replace(one, "")
-        assert encode(tokenizer, [text]) == tokenizer([text], add_special_tokens=False, verbose=False)["input_ids"]
+    tokenizer = load_tokenizer(str(bert_folder))
 
-    holds()
+    def state() -> tuple[object, ...]:
+        rules = tokenizer.backend_tokenizer.to_str()
+        return rules, tokenizer.special_tokens_map, tokenizer.padding_side, len(tokenizer)
 
-
-def test_what_a_special_token_is_spelled_with_stays(tokenizers: dict[str, Any]) -> None:
-    text = "a <|endoftext|> b"
-    assert tokenizers["neox"].decode(encode(tokenizers["neox"], [text])[0]) == text
-    assert tokenizers["slow"].decode(encode(tokenizers["slow"], ["a</s>b"])[0]) == "a</s>b"
-    assert "".join(tokenizers["unigram"].convert_ids_to_tokens(encode(tokenizers["unigram"], ["a</s>b"])[0])) in (
-        "▁a▁<▁/s>b",
-        "▁a</s>b",
-    )
-    assert encode(tokenizers["words"], ["p0w1 [BOS] p0w1"]) == encode(tokenizers["words"], ["p0w1 unheard p0w1"])
+    before = state()
+    assert load_lm(str(bert_folder), HOOK).tokenizer is tokenizer
+    assert state() == before
 
 
-@pytest.mark.parametrize("kind", ["neox", "slow"])
-def test_added_tokens_that_are_not_special_stay_whole(kind: str, neox_folder: Path) -> None:
-    tokenizer = load_tokenizer(str(neox_folder)) if kind == "neox" else ByT5Tokenizer()
-    tokenizer.add_tokens([AddedToken("<tab>")])
-    (ids,) = encode(tokenizer, [f"a<tab>{tokenizer.eos_token}<tab>"])
-    assert ids.count(tokenizer.convert_tokens_to_ids("<tab>")) == 2
-    assert tokenizer.eos_token_id not in ids
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_tokenizer_stays_as_it_was(
-    kind: str, tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "", '{"added_tok', "[" * 200_000, '{"added_tokens": [], "model": {"type": "BPE"}}']
+)
+def test_a_damaged_tokenizer_is_refused_in_one_line(
+    content: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer = tokenizers[kind]
-    monkeypatch.setattr(tokenizer, "model_max_length", 8)
-    text = f"a {tokenizer.all_special_tokens[0]} b" * 9
-    before, digest = tokenizer([text])["input_ids"], tokenizer_digest(tokenizer)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    caplog.clear()
-    encode(tokenizer, [text, ""])
-    assert not caplog.records
-    assert backend is None or backend.encode_special_tokens is False
-    assert tokenizer([text])["input_ids"] == before and tokenizer_digest(tokenizer) == digest
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="tokenizer") as info:
+        load_tokenizer(str(folder))
+    assert str(info.value).startswith(f"lm.name={folder}: expected ")
+    assert "\n" not in str(info.value)
+    assert capfd.readouterr() == ("", "")
 
 
-def test_a_store_of_text_that_spells_a_special_token_holds_its_characters(neox_tokenizer: Any, tmp_path: Path) -> None:
-    """A third of this text is the end of a text, spelled; it was taken for one, and cut out of what is trained on."""
-    file = write_jsonl(tmp_path / "a.jsonl", [f"text {i} <|endoftext|> and an injection" for i in range(40)])
-    separator = neox_tokenizer.eos_token_id
-    store = open_or_build(
-        tmp_path / "store", "key", text_documents([file]), neox_tokenizer, separator, 0.3, progress=False
-    )
-    for split, meta in (("train", store.meta.train), ("validation", store.meta.validation)):
-        assert int((store.split(split) == separator).sum()) == meta.documents
-    tokens = [token for token in store.split("train").tolist() if token != separator]
-    assert neox_tokenizer.decode(tokens).count("<|endoftext|>") == store.meta.train.documents
+@pytest.mark.parametrize("content", [bytes(range(256)), b"\0" * 100])
+def test_a_binary_tokenizer_is_refused_in_one_line(content: bytes, folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(content)
+    with pytest.raises(InputError, match="tokenizer that can be read"):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bos_token": 5},
+        {"tokenizer_class": 5},
+        {"model_max_length": "x"},
+    ],
+)
+def test_nonsense_in_a_tokenizers_settings_is_refused_in_one_line(changes: dict[str, Any], folder: Path) -> None:
+    change(folder, "tokenizer_config.json", **changes)
+    with pytest.raises(InputError, match="tokenizer that can be read") as info:
+        load_tokenizer(str(folder))
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a', "", "null"])
+def test_a_damaged_configuration_is_refused_with_the_tokenizer(content: str, folder: Path) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json"):
+        load_tokenizer(str(folder))
+
+
+def test_a_tokenizers_digest_is_of_its_rules_and_its_special_tokens(folder: Path) -> None:
+    seen = {tokenizer_digest(load_tokenizer(str(folder)))}
+    change(folder, "tokenizer_config.json", bos_token=None)
+    seen.add(tokenizer_digest(load_tokenizer(str(folder))))
+    change(folder, normalizer={"type": "Lowercase"})
+    seen.add(tokenizer_digest(load_tokenizer(str(folder))))
+    assert len(seen) == 3
+
+
+def test_a_tokenizers_digest_is_not_of_how_it_was_called(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder))
+    before = tokenizer_digest(tokenizer)
+    called = copy.deepcopy(tokenizer)
+    called("some text", truncation=True, max_length=3)
+    assert tokenizer_digest(called) == before
+    os.utime(folder / "tokenizer.json", (1, 1))
+    assert tokenizer_digest(load_tokenizer(str(folder))) == before

@@ -4,19 +4,24 @@ Axes: N sequences, T positions, D `d_in`, V vocabulary.
 """
 
 import difflib
-from collections.abc import Callable
-from contextlib import suppress
+import logging
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from masked_sae.errors import InputError, NonFiniteError, first_line
-from masked_sae.lm_files import find_lm_folder
+from masked_sae.activations.lm_weights import WeightReader, check_sizes
+from masked_sae.errors import InputError, NonFiniteError
+from masked_sae.lm_files import find_lm_folder, read_lm_config, shortened
 from masked_sae.text.tokenizer import SpecialTokens, load_tokenizer, special_tokens
 
 Objective = Literal["causal", "masked"]
+_WITH_OUTPUT_LAYER = ("ForCausalLM", "LMHeadModel", "ForMaskedLM")
 
 
 class _HookPointReached(Exception):
@@ -100,6 +105,15 @@ class LM:
             f"{self.tokenizer.decode(ids)!r} (ids {ids}); expected finite numbers: try lm.dtype=float32 or another LM"
         )
 
+    def refuse_if_spoiled(self) -> None:
+        """Of an LM whose output layer is missing: a hook point in it has nothing to read.
+
+        Raises:
+            InputError: the hook point is there.
+        """
+        if not torch.isfinite(self.activations(torch.zeros((1, 2), dtype=torch.long))).all():
+            raise InputError("lm.hook_name", self.hook_name, "a hook point before the output layer: this LM has none")
+
     def _find_d_in(self) -> int:
         known = self.bridge.hook_dict
         if self.hook_name not in known:
@@ -133,26 +147,76 @@ def load_lm(
 ) -> LM:
     """Loads a hub name or local folder through `TransformerBridge`.
 
-    Raises:
-        InputError: no such checkpoint, no weights, an unsupported architecture, or no such hook point.
-    """
-    import logging
+    Args:
+        revision: of a hub name: a branch, tag or commit.
 
-    from safetensors import SafetensorError
+    Raises:
+        InputError: no such checkpoint, an unsupported architecture, a weight that is missing, of another shape or not
+            finite, or no such hook point.
+    """
+    folder = find_lm_folder(name, revision)
+    read_lm_config(name, folder)
+    tokenizer = tokenizer or load_tokenizer(name, revision)
+    try:
+        with _quiet():
+            bridge, reader = _boot(name, folder, dtype, device)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError("lm.name", name, f"a checkpoint that TransformerBridge reads ({shortened(error)})") from error
+    bridge.eval()
+    bridge.requires_grad_(False)
+    _refuse_ids_beyond(name, bridge, tokenizer)
+    has_head = not reader.missing_head and type(bridge.original_model).__name__.endswith(_WITH_OUTPUT_LAYER)
+    lm = LM(bridge, tokenizer, hook_name, torch.device(device), has_head)
+    if reader.missing_head:
+        lm.refuse_if_spoiled()
+        what = f"no trained output layer ({reader.missing_head[0]} is not in its weights)"
+        warnings.warn(f"{name} has {what}: metrics that need its predictions are left out", stacklevel=2)
+    return lm
+
+
+def _boot(name: str, folder: Path, dtype: str, device: str) -> tuple[Any, WeightReader]:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import transformers as source
     from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    check_sizes(name, folder, config)
+    model_class = source.get_hf_model_class_for_architecture(source.determine_architecture_from_hf_config(config))
+    reader = WeightReader(model_class, name)
+    bridge = TransformerBridge.boot_transformers(
+        str(folder),
+        dtype=getattr(torch, dtype),
+        device=device,
+        model_class=reader,  # pyright: ignore[reportArgumentType] - of a class it calls from_pretrained alone
+    )
+    return bridge, reader
+
+
+def _refuse_ids_beyond(name: str, bridge: Any, tokenizer: Any) -> None:
+    """An embedding that is too small fails at the first token beyond it, long after the start."""
+    rows = bridge.original_model.get_input_embeddings().num_embeddings
+    special = special_tokens(tokenizer)
+    ids = [tokenizer.vocab_size - 1, *special.prefix, *special.suffix, special.separator or 0]
+    if max(ids) >= rows:
+        valid = f"a tokenizer of this LM: token {max(ids)} is beyond its embedding of {rows} rows"
+        raise InputError("lm.name", name, valid)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Has the libraries that load an LM keep bars, advice and reports to themselves: what matters is an exception."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger().setLevel(logging.WARNING)
-    folder = find_lm_folder(name)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        architectures = AutoConfig.from_pretrained(folder).architectures or [""]
-        bridge = TransformerBridge.boot_transformers(str(folder), dtype=getattr(torch, dtype), device=device)
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
-        raise InputError("lm.name", name, f"a checkpoint that TransformerBridge reads ({first_line(error)})") from error
-    bridge.eval()
-    bridge.requires_grad_(False)
-    has_head = architectures[0].endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM"))
-    return LM(bridge, tokenizer or load_tokenizer(name), hook_name, torch.device(device), has_head)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -12,14 +12,16 @@ from masked_sae.digests import sha256
 from masked_sae.errors import DamagedFileError, notice
 from masked_sae.files import read_object, write_json
 from masked_sae.text.store import SPLITS
-from masked_sae.text.tokenizer import tokenizer_digest
 
 _TOKENS_AT_ONCE = 1 << 22
 
 
 def former_key(content: str, tokenizer: Any, separator: int | None, validation_share: float) -> str:
     """What a store was called."""
-    parts = [1, content, tokenizer_digest(tokenizer), separator, validation_share]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    of_tokenizer = hashlib.blake2b(rules.encode(), digest_size=12).hexdigest()
+    parts = [1, content, of_tokenizer, separator, validation_share]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 
