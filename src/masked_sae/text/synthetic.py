@@ -133,8 +133,8 @@ def read_recipe(folder: Path, key: str = "data.path") -> Recipe:
     Raises:
         InputError: of `key`; the folder holds no description that can be read.
     """
-    path = folder.expanduser() / DESCRIPTION
     try:
+        path = folder.expanduser() / DESCRIPTION
         values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
         if set(values) != {field.name for field in fields(Recipe)}:
             raise KeyError
