@@ -137,3 +137,18 @@ def test_a_folder_without_a_truth_is_refused(neox_folder: Path, tmp_path: Path) 
     save_file(tables | {"own_VG": tables["own_VG"][1:].contiguous()}, tmp_path / TABLES)
     with pytest.raises(InputError, match=TABLES):
         load_truth(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["directions_GD", "own_VG", "context_VG"])
+@pytest.mark.parametrize("damage", ["rows", "infinite", "dtype"])
+def test_a_truth_of_another_form_is_refused(table: str, damage: str, tmp_path: Path) -> None:
+    made = ROOT / "assets" / "ground_truth_lm"
+    (tmp_path / "ground_truth.json").write_text((made / "ground_truth.json").read_text())
+    tables = load_file(made / TABLES)
+    changed = tables[table].clone()
+    if damage == "infinite":
+        changed[0, 0] = torch.inf
+    tables[table] = {"rows": changed[1:].clone(), "infinite": changed, "dtype": changed.double()}[damage]
+    save_file(tables, tmp_path / TABLES)
+    with pytest.raises(InputError, match=TABLES):
+        load_truth(tmp_path)

@@ -1,8 +1,10 @@
 """Synthetic text: the same each time, with the frequencies that its recipe asks for."""
 
 import itertools
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from masked_sae.errors import InputError
 from masked_sae.runs.run import make_run
 from masked_sae.text.corpus import find_corpus, token_store
-from masked_sae.text.synthetic import Recipe, synthetic_documents, topic_shares
+from masked_sae.text.synthetic import Recipe, read_recipe, synthetic_documents, topic_shares
 from masked_sae.text.tokenizer import load_tokenizer
 from masked_sae.training.train_run import train_run
 from support.making import ROOT, compose
@@ -106,3 +108,38 @@ def test_a_run_trains_on_it(tmp_path: Path) -> None:
         "trainer.device=cpu",
     ]
     assert train_run(make_run(compose(settings), {})).status == "done"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": "0"},
+        {"parents": 0},
+        {"parents": 10**12},
+        {"parents": 4.5},
+        {"seed": -1},
+        {"carried_parents": 99},
+        {"parents_per_topic": 99},
+        {"shortest": 0},
+        {"longest": 1},
+        {"background": 2.0},
+        {"spread": float("nan")},
+        {"alone_share": True},
+        {"topics": [[]]},
+    ],
+)
+def test_a_recipe_that_none_can_follow_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    recipe = asdict(Recipe()) | change
+    (tmp_path / "ground_truth.json").write_text(json.dumps({"recipe": recipe}))
+    with pytest.raises(InputError, match="the folder of a synthetic LM"):
+        read_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"recipe": 5}', "[" * 200_000, '{"recipe": ' + "9" * 10_000 + "}"]
+)
+def test_a_description_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "ground_truth.json").write_text(content)
+    for folder in (tmp_path, Path("~nobody-of-this-name/lm")):
+        with pytest.raises(InputError, match="the folder of a synthetic LM"):
+            read_recipe(folder)

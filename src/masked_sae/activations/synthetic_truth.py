@@ -76,8 +76,12 @@ def load_truth(folder: Path) -> Truth:
     try:
         tables = load_file(folder.expanduser() / TABLES)
         truth = Truth(recipe.features(), recipe.carried_parents, **tables)
-        if truth.own_VG.shape != (len(recipe.words()), len(truth.features)):
-            raise ValueError("shapes")
+        V, G = len(recipe.words()), len(truth.features)
+        shapes = {"directions_GD": (G, recipe.d_in), "own_VG": (V, G), "context_VG": (V, G)}
+        for name, shape in shapes.items():
+            table = tables[name]
+            if table.shape != shape or table.dtype != torch.float32 or not table.isfinite().all():
+                raise ValueError(name)
     except (OSError, SafetensorError, TypeError, ValueError):
         valid = f"a synthetic LM's folder (python -m masked_sae.activations.synthetic_lm FOLDER), with its {TABLES}"
         raise InputError("lm.name", folder, valid) from None

@@ -230,9 +230,9 @@ def hub_documents(name: str, split: str, column: str, revision: str | None) -> I
                 raise InputError("data.column", column, f"a text column of {name}: {', '.join(row)}")
             if text.strip():
                 yield Document(key=hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text=text)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = first_line(error)
-        valid = f"a dataset with split {split!r} that can be reached, or data=text with local files ({reason})"
+    except InputError:
+        raise
+    except Exception as error:  # whatever a library says of what anybody has written
+        reason = first_line(error.__cause__ or error)
+        valid = f"a dataset with split {split!r} that can be reached and read, or data=text with local files ({reason})"
         raise InputError("data.name", name, valid) from error

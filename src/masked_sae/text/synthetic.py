@@ -23,6 +23,8 @@ from masked_sae.text.documents import Document
 DESCRIPTION = "ground_truth.json"
 SPECIAL_WORDS = {"bos": "[BOS]", "eos": "[EOS]", "pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]"}  # ids 0, 1, …
 
+_MOST_WORDS = 2**20  # of a vocabulary, and of a document: more is no recipe but a mistake
+
 Kind = Literal["parent", "child", "context", "special"]
 
 
@@ -73,6 +75,29 @@ class Recipe:
     shortest: int = 64
     longest: int = 192
 
+    def check(self) -> None:
+        """Raises:
+        ValueError: of a value that no recipe has, of another type or size.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int if isinstance(field.default, int) else int | float):
+                raise ValueError(field.name)
+            if not 0 <= value < 2**32:
+                raise ValueError(field.name)
+        counts = (self.d_in, self.parents, self.children, self.words_per_child, self.topics, self.parents_per_topic)
+        shares = (self.spread, self.background, self.alone_share)
+        in_order = (1, self.shortest, self.longest, _MOST_WORDS)
+        if not (
+            min(counts) >= 1
+            and max(shares) <= 1
+            and self.carried_parents <= self.parents
+            and self.parents_per_topic <= self.parents
+            and max(self.d_in, self.topics, self.parents * self.words_of_a_parent) <= _MOST_WORDS
+            and list(in_order) == sorted(in_order)
+        ):
+            raise ValueError("sizes")
+
     @property
     def words_of_a_parent(self) -> int:
         return self.words_alone + self.children * self.words_per_child
@@ -108,13 +133,15 @@ def read_recipe(folder: Path, key: str = "data.path") -> Recipe:
     Raises:
         InputError: of `key`; the folder holds no description that can be read.
     """
-    path = folder.expanduser() / DESCRIPTION
     try:
+        path = folder.expanduser() / DESCRIPTION
         values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
         if set(values) != {field.name for field in fields(Recipe)}:
             raise KeyError
-        return Recipe(**values)
-    except (OSError, ValueError, KeyError, TypeError):
+        recipe = Recipe(**values)
+        recipe.check()
+        return recipe
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: nested without end; no such home
         valid = f"the folder of a synthetic LM, such as assets/ground_truth_lm (this one has no readable {DESCRIPTION})"
         raise InputError(key, folder, valid) from None
 

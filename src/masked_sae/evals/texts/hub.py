@@ -174,8 +174,8 @@ class _Found:
             key = _key_of(part, row)
             if key is None or len(found[key]) == wanted[key]:
                 continue
-            text = "\n".join(str(_value(part, row, column)) for column in part.text_columns)
-            if len(text) < max(1, part.min_characters) or not text.strip() or text in self.seen:
+            text = _text(part, row)
+            if text is None or len(text) < max(1, part.min_characters) or not text.strip() or text in self.seen:
                 continue
             self.seen.add(text)
             found[key].append(text[part.skip_characters :])
@@ -211,12 +211,24 @@ class _Found:
 
 def _key_of(part: HubTexts, row: Mapping[str, Any]) -> Key | None:
     """The class and attribute of a row, or None where it has none of those asked for."""
-    names = {value: name for name, value in part.classes.items()}
-    label = next(iter(part.classes)) if part.label_column is None else names.get(_value(part, row, part.label_column))
+    if part.label_column is None:
+        label = next(iter(part.classes))
+    else:
+        value = _value(part, row, part.label_column)
+        label = next((name for name, of_class in part.classes.items() if of_class == value), None)
     if label is None or part.attribute_column is None:
         return None if label is None else (label, None)
     attribute = _value(part, row, part.attribute_column)
     return (label, attribute == part.attributes[0]) if attribute in part.attributes else None
+
+
+def _text(part: HubTexts, row: Mapping[str, Any]) -> str | None:
+    """None where a column has none: a null is not the word "None"."""
+    texts = [_value(part, row, column) for column in part.text_columns]
+    for column, text in zip(part.text_columns, texts, strict=True):
+        if not isinstance(text, str | None):
+            raise InputError("eval.tasks", f"{part.name}:{column}", f"a column of texts; it has {type(text).__name__}")
+    return None if None in texts else "\n".join(texts)
 
 
 def _value(part: HubTexts, row: Mapping[str, Any], column: str) -> Any:
@@ -235,10 +247,10 @@ def _rows(part: HubTexts, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
         data: Any = datasets.load_dataset(
             part.name, part.configuration, split=split, revision=part.revision, streaming=part.streaming
         )
-    except (OSError, ValueError) as error:
-        valid = f"a dataset with split {split!r} that can be reached, on the hub or in a folder ({first_line(error)})"
-        raise InputError("eval.tasks", part.name, valid) from error
-    if part.streaming:
+        if not part.streaming:
+            data = data.select(numpy_generator(seed, f"rows of {split}").permutation(len(data)))
         yield from data
-    else:
-        yield from data.select(numpy_generator(seed, f"rows of {split}").permutation(len(data)))
+    except Exception as error:  # whatever a library says of what anybody has written
+        reason = first_line(error.__cause__ or error)
+        valid = f"a dataset with split {split!r} that can be reached and read, on the hub or in a folder ({reason})"
+        raise InputError("eval.tasks", part.name, valid) from error
