@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masked_sae.activations.sequences import stretches
+from masked_sae.activations.sequences import Sequences, stretches
 from masked_sae.errors import InputError
 from masked_sae.text.documents import Document, in_validation
 from masked_sae.text.store import TokenStore, open_or_build, store_key
+from masked_sae.text.tokenizer import special_tokens
 from support.making import make_texts
 
 KEY, SEPARATOR, SHARE = "thekey", 0, 0.2
@@ -227,3 +228,74 @@ def test_sequences_are_stretches_of_the_flat_tokens() -> None:
     x_NT = stretches(tokens, 7, np.array([3, 0, 13]))
     assert x_NT.dtype == np.int64
     assert x_NT.tolist() == [list(range(21, 28)), list(range(7)), list(range(91, 98))]
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4 * 2])
+
+
+def appended(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(60_000))
+
+
+def zeros_in_it(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes(1000) + content[1100:])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("name", ["train.bin", "validation.bin", "meta.json"])
+@pytest.mark.parametrize("damage", [flipped, cut, appended, zeros_in_it, emptied, removed])
+def test_a_damaged_store_is_built_again_and_that_is_said(
+    name: str,
+    damage: Callable[[Path], None],
+    documents: list[Document],
+    neox_tokenizer: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    memory = tmp_path / "memory"
+    built = build(tmp_path / "tokens", documents, neox_tokenizer, memory=memory)
+    before = {path.name: path.read_bytes() for path in built.folder.iterdir()}
+    damage(built.folder / name)
+    capsys.readouterr()
+    again = build(tmp_path / "tokens", documents, neox_tokenizer, memory=memory)
+    assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == before
+    said = capsys.readouterr().err
+    # A store without its description is none; where the description differs from a file, the file is blamed.
+    assert (name, damage) == ("meta.json", removed) or "is damaged" in said
+    assert stores_in(tmp_path / "tokens") == [KEY]
+
+
+def test_what_no_sae_is_trained_on_is_counted_as_sequences_drop_it(bert_tokenizer: Any, tmp_path: Path) -> None:
+    """The unknown word is a special token, and text has it."""
+    texts = [Document(f"key {i}", text) for i, text in enumerate(["the of 7 the", "8 9 of", "of the"] * 20)]
+    store = build(tmp_path, texts, bert_tokenizer, bert_tokenizer.sep_token_id)
+    special = special_tokens(bert_tokenizer)
+    sequences = Sequences(store.split("train"), 1, special)
+    _, kept_NT = sequences.read(np.arange(len(sequences)))
+    assert store.meta.train.special == store.meta.train.tokens - int(kept_NT.sum()) > store.meta.train.documents
+
+
+def test_a_digest_is_computed_once_and_a_start_after_it_is_quick(
+    documents: list[Document], neox_tokenizer: Any, tmp_path: Path
+) -> None:
+    memory = tmp_path / "memory"
+    build(tmp_path / "tokens", documents, neox_tokenizer, memory=memory)
+    written = {path: path.stat().st_mtime_ns for path in memory.iterdir()}
+    assert len(written) == 2
+    build(tmp_path / "tokens", documents, neox_tokenizer, memory=memory)
+    assert {path: path.stat().st_mtime_ns for path in memory.iterdir()} == written

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from masked_sae.activations.lm_weights import WeightReader, check_sizes
-from masked_sae.errors import InputError, NonFiniteError
+from masked_sae.errors import InputError, NonFiniteError, notice
 from masked_sae.lm_files import find_lm_folder, read_lm_config, shortened
 from masked_sae.text.tokenizer import SpecialTokens, load_tokenizer, special_tokens
 
@@ -172,7 +172,7 @@ def load_lm(
     if reader.missing_head:
         lm.refuse_if_spoiled()
         what = f"no trained output layer ({reader.missing_head[0]} is not in its weights)"
-        warnings.warn(f"{name} has {what}: metrics that need its predictions are left out", stacklevel=2)
+        notice(f"{name} has {what}: metrics that need its predictions are left out")
     return lm
 
 

@@ -68,7 +68,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 def _read(path: Path) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         header: Mapping[str, str] = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Copies: a tensor as it comes is a map of the file, and changes and dies with it.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     meta = header["meta"]
     if header["digest"] != _digest(tensors, meta):
         if header["digest"] != _digest(tensors):

@@ -35,9 +35,9 @@ def read_config(path: Path) -> DictConfig:
         if signed is not None and _digest(text[signed.end() :]) != signed[1]:
             raise DamagedFileError(path, "its content does not match its digest", mend)
         found = OmegaConf.create(text)
-    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise DamagedFileError(path, first_line(error), mend) from error
-    if not isinstance(found, DictConfig) or not found:
+    if not isinstance(found, DictConfig) or not any(value is not None for value in found.values()):
         raise DamagedFileError(path, "no configuration in it", mend)
     return found
 
