@@ -186,7 +186,7 @@ def test_sources_without_their_text_are_refused() -> None:
         ["lm=ground_truth", "data=synthetic"],
         ["data=text", "data.path=corpus/"],
         ["data=hub", "data.name=monology/pile-uncopyrighted"],
-        ["mask.token.rate=1", "mask.latent.rate=0", "mask.input.rate=1"],
+        ["mask.token.rate=1", "mask.latent.rate=0", "mask.input.rate=0.999"],
         ["mask.token.loss_positions=masked", "mask.token.rate=1"],
         ["sae.d_sae=5", "sae.k=5", "sae.aux_k=0"],
         ["data.context_length=4", "data.batch_size=2", "data.train_tokens=2", "data.window_tokens=2"],

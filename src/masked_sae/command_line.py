@@ -24,7 +24,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from masked_sae.errors import InputError, NonFiniteError
+from masked_sae.errors import DamagedFileError, InputError, NonFiniteError, printable, shown
 
 # Memory in huge pages: without them a CPU spends a tenth of a step on clearing new pages. Torch reads it once.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -126,13 +126,40 @@ def explain(error: BaseException, keys: Sequence[str] | None = None, more: Seque
     Args:
         keys, more: as for `clear_errors`.
     """
-    if isinstance(error, (InputError, NonFiniteError)):
+    line = _line(error, keys, more)
+    return None if line is None else printable(line)
+
+
+def _line(error: BaseException, keys: Sequence[str] | None, more: Sequence[str]) -> str | None:
+    if isinstance(error, (InputError, NonFiniteError, DamagedFileError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left while writing {error.filename or 'a file'} ({error.strerror}): free some and start again"
+    if isinstance(error, OSError) and error.errno in _MENDABLE and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}: {_MENDABLE[error.errno]}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_composition(error, keys, more)
     return None
+
+
+# What a user can mend about a file or a folder, whatever was to be done with it.
+_MENDABLE = {
+    errno.EACCES: "expected a place that you may read and write",
+    errno.EPERM: "expected a place that you may read and write",
+    errno.EROFS: "expected a place that can be written (output_dir, data.store_dir, eval.cache_dir name others)",
+    errno.ENOTDIR: "expected a folder on the way, where a file lies",
+    errno.EISDIR: "expected a file, where a folder lies",
+    errno.EEXIST: "expected a folder, where a file lies",
+    errno.ENAMETOOLONG: "expected a shorter name",
+    errno.ELOOP: "expected links that lead somewhere",
+    errno.EIO: "the disk fails; start again when it works",
+    errno.ESTALE: "the network file system lost it; start again",
+    errno.ENODEV: "expected a place that can be written",
+    errno.ETXTBSY: "another program has it open; start again",
+    errno.ENOTCONN: "the network file system is away; start again when it is back",
+    errno.ETIMEDOUT: "the network file system does not answer; start again when it does",
+    errno.EMFILE: "too many files are open: expected a higher limit (ulimit -n)",
+}
 
 
 def _explain_composition(error: BaseException, keys: Sequence[str] | None, more: Sequence[str]) -> str:
@@ -144,7 +171,8 @@ def _explain_composition(error: BaseException, keys: Sequence[str] | None, more:
         if isinstance(one, MissingMandatoryValue):
             return f"{one.full_key}=???: expected a value: it has no default"
         if isinstance(one, ValidationError) and one.full_key:
-            return f"{one.full_key}={one.value}: expected {_KINDS.get(type(one.child_node), 'another kind of value')}"
+            kind = _KINDS.get(type(one.child_node), "another kind of value")
+            return f"{one.full_key}={shown(one.value)}: expected {kind}"
         if isinstance(one, MissingConfigException) and one.options and one.missing_cfg_file:
             group, _, wanted = one.missing_cfg_file.rpartition("/")
             options = ", ".join(option for option in one.options if not option.startswith("base"))
