@@ -22,7 +22,7 @@ CHECKS = (
     "coefficient",
 )
 CHECKS += ("seed", "filled", "path", "plain_text")
-OF_HYDRA = {"hydra/launcher", "mask"}  # choices
+OF_HYDRA = {"hydra/launcher", "mask", "+sweep"}  # choices
 OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
 
@@ -84,6 +84,7 @@ def test_what_hands_keys_in_is_known() -> None:
         "src/masked_sae/settings.py",  # of find's callers
         "src/masked_sae/text/store.py",  # a corpus' origin
         "src/masked_sae/text/synthetic.py",  # data.path or lm.name
+        "src/masked_sae/training/memory.py",  # of what weighs most
         "src/masked_sae/tracking/dashboard.py",  # project or entity
     }
 

@@ -7,6 +7,7 @@ import difflib
 import errno
 import itertools
 import os
+import re
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,13 +37,28 @@ _FEW = 8  # keys, which an error can name all
 
 
 def settings_together(arguments: list[str]) -> list[str]:
-    """Has `+sweep=mask_rate -m seed=1` mean what it says: Hydra's parser takes no setting after a flag."""
+    """Has `+sweep=mask_rate -m seed=1` mean what it says: Hydra's parser takes no setting after a flag. With `--cfg` or
+    `--info`, which show one configuration, `-m` says no more.
+    """
     settings: list[str] = []
     options: list[str] = []
     for before, argument in itertools.pairwise(["", *arguments]):
         is_value = before in _WITH_VALUE or (before == "--info" and "=" not in argument)
         (options if is_value or argument.startswith("-") else settings).append(argument)
-    return settings + options
+    if any(option in _SHOWS or option.partition("=")[0] in _SHOWS for option in options):
+        options = [option for option in options if option not in ("-m", "--multirun")]
+    return [*map(quoted, settings), *options]
+
+
+_SHOWS = ("--cfg", "-c", "--info")
+
+
+def quoted(argument: str) -> str:
+    """Has `data.path=/a=b.txt` mean the file of that name: Hydra's parser wants values with `=` in quotes."""
+    key, equals, value = argument.partition("=")
+    if "=" not in value or any(letter in value for letter in "'\"\\()[]{}"):
+        return argument
+    return f"{key}{equals}" + ",".join(f"'{part}'" if "=" in part else part for part in value.split(","))
 
 
 _WITH_VALUE = (
@@ -139,7 +155,12 @@ def _line(error: BaseException, keys: Sequence[str] | None, more: Sequence[str])
         return f"{os.fsdecode(error.filename)}: {error.strerror}: {_MENDABLE[error.errno]}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_composition(error, keys, more)
+    if isinstance(error, ValueError) and str(error).startswith(_OF_OPTIONS):
+        return str(error)
     return None
+
+
+_OF_OPTIONS = ("Only one of --run", "The --resolve flag")  # Hydra's own words for its options
 
 
 # What a user can mend about a file or a folder, whatever was to be done with it.
@@ -178,8 +199,18 @@ def _explain_composition(error: BaseException, keys: Sequence[str] | None, more:
             options = ", ".join(option for option in one.options if not option.startswith("base"))
             return f"{group}={wanted}: expected one of {options}"
         if isinstance(one, OverrideParseException):
-            return f"{one.override}: expected key=value as Hydra reads it; quote values with special characters"
-    return " ".join(str(chain[-1]).split())
+            key, _, value = str(one.override).partition("=")
+            how = f"""; a text with special characters is quoted twice: '{key}="{value}"'""" if value else ""
+            return f"{shown(one.override)}: expected key=value as Hydra reads it{how}"
+    said = " ".join(str(chain[-1]).split())
+    if found := re.match(r"Ambiguous value for argument '(.*?)' 1\. ", said):
+        key, _, values = found[1].partition("=")
+        return (
+            f"{found[1]}: expected -m to sweep over it, {key}=[{values}] for a list, or '{key}=\"{values}\"' for a text"
+        )
+    if found := re.match(r"Sweep parameters '(.*?)' requires --multirun", said):
+        return f"{found[1]}: expected -m to sweep over it"
+    return said
 
 
 _KINDS: dict[type, str] = {

@@ -120,7 +120,7 @@ def find_own(module: str, attribute: str, key: str, fits: Callable[[Any], bool])
         InputError: there is no such module, or nothing in it that fits.
     """
     try:
-        imported = importlib.import_module(module)
+        imported = importlib.import_module(str(module))
     except (ImportError, ValueError, TypeError) as error:
         raise InputError(key, module, f"a module that can be imported from here ({error})") from error
     found = getattr(imported, attribute, None)
