@@ -303,7 +303,9 @@ def test_an_empty_folder_would_be_the_working_folder_and_is_refused(key: str) ->
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    config = compose(["output_dir=~/x", "data.store_dir=~/tokens", "eval.cache_dir='~'", "lm.name=~/lm", "seed=12345"])
+    config = compose(
+        ["output_dir='~/x'", "data.store_dir='~/tokens'", "eval.cache_dir='~'", "lm.name='~/lm'", "seed=12345"]
+    )
     assert (config.output_dir, config.data.store_dir, config.eval.cache_dir) == (
         "/home/me/x",
         "/home/me/tokens",
@@ -328,7 +330,7 @@ def test_a_control_character_is_refused_by_its_key() -> None:
 def test_a_name_leaves_room_for_what_lies_beside_its_folder() -> None:
     check(compose([f"name={'x' * 200}"]))
     assert refusal([f"name={'x' * 201}"]).valid == "a folder name of at most 200 bytes"
-    assert refusal([f"name={'é' * 101}"]).key == "name"
+    assert refusal([f"name='{'é' * 101}'"]).key == "name"
 
 
 def test_jobs_are_composed_as_hydra_composes_them() -> None:

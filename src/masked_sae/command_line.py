@@ -54,17 +54,21 @@ _SHOWS = ("--cfg", "-c", "--info")
 
 
 def quoted(argument: str) -> str:
-    """Has `data.path=/a=b.txt` mean the file of that name: Hydra's parser wants values with `=` in quotes."""
+    """Has `data.path=/a=b.txt`, `~/a.txt` and `/größe.txt` mean the files of these names: Hydra's parser wants values
+    with other than a few plain letters and signs in quotes.
+    """
     key, equals, value = argument.partition("=")
-    if "=" not in value or any(letter in value for letter in "'\"\\()[]{}"):
+    if any(letter in value for letter in "'\"\\()[]{}"):  # quoted already, a list, a function or a reference
         return argument
-    return f"{key}{equals}" + ",".join(f"'{part}'" if "=" in part else part for part in value.split(","))
+    parts = value.split(",")
+    return f"{key}{equals}" + ",".join(part if _PLAIN.fullmatch(part) else f"'{part}'" for part in parts)
 
 
 _WITH_VALUE = (
     "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c",
     "--experimental-rerun",
 )  # fmt: skip
+_PLAIN = re.compile(r"[\w/+.$%*@?|: -]*", re.ASCII)
 
 
 def renamed(arguments: list[str], names: dict[str, str]) -> list[str]:
