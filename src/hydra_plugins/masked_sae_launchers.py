@@ -153,6 +153,11 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 def _swept(job_overrides: Sequence[Sequence[str]], keys: set[str]) -> list[dict[str, str]]:
     """For each job, the values of the keys that the sweep is over: those, and others that differ between jobs."""
-    jobs = [dict(override.lstrip("+~").partition("=")[::2] for override in overrides) for overrides in job_overrides]
+    jobs = [dict(_key_and_value(override) for override in overrides) for overrides in job_overrides]
     varied = {key for key in jobs[0] if len({job.get(key) for job in jobs}) > 1}
     return [{key: value for key, value in job.items() if key in keys or key in varied} for job in jobs]
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value
