@@ -167,7 +167,7 @@ def test_a_damaged_file_is_one_line() -> None:
         ("data=text data.path=/no=thing.txt", "data.path=/no=thing.txt: expected a file, folder or glob"),
         ("sae.d_sae=100000000", "sae.d_sae=100000000: expected less: training would need at least "),
         ("--run -m", "Only one of --run, --multirun"),
-        ("output_dir=/dev/null/x data=text data.path=README.md", "/dev/null/x"),
+        ("data.store_dir=/dev/null/x data=text data.path=constraints.txt", "/dev/null/x"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(arguments: str, line: str) -> None:
