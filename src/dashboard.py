@@ -1,11 +1,12 @@
 """`python -m src.dashboard sweep=FOLDER`: a saved W&B workspace of a sweep."""
 
 import json
+import sys
 
 import hydra
 from omegaconf import DictConfig
 
-from masked_sae.command_line import clear_errors, named_folders, store_config
+from masked_sae.command_line import clear_errors, named_folders, quoted, store_config
 from masked_sae.errors import InputError
 
 KEYS = store_config("dashboard")
@@ -28,5 +29,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = map(quoted, sys.argv[1:])
     with clear_errors(KEYS):
         main()

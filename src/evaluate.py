@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from masked_sae.command_line import clear_errors, named_folders, renamed
+from masked_sae.command_line import clear_errors, named_folders, quoted, renamed
 from masked_sae.errors import InputError
 
 # Hydra takes `sae=` and `sweep=` for choices from conf/sae and conf/sweep.
@@ -33,6 +33,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = renamed(sys.argv[1:], FOLDERS)
+    sys.argv[1:] = [quoted(argument) for argument in renamed(sys.argv[1:], FOLDERS)]
     with clear_errors(more=tuple(FOLDERS)):
         main()

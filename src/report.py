@@ -1,11 +1,12 @@
 """`python -m src.report sweep=FOLDER`: what a sweep showed, from its run folders alone."""
 
+import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from masked_sae.command_line import clear_errors, named_folders, store_config
+from masked_sae.command_line import clear_errors, named_folders, quoted, store_config
 from masked_sae.errors import InputError
 
 KEYS = store_config("report")
@@ -25,5 +26,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = map(quoted, sys.argv[1:])
     with clear_errors(KEYS):
         main()

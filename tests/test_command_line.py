@@ -1,5 +1,6 @@
 """What the entry points share: folders that are named, keys that are mistyped, and Ctrl-C."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from masked_sae.command_line import clear_errors, named_folders, settings_together, store_config
-from masked_sae.errors import InputError
+from masked_sae.command_line import clear_errors, explain, named_folders, quoted, settings_together, store_config
+from masked_sae.errors import DamagedFileError, InputError
 from support.making import ROOT
 
 
@@ -102,8 +103,88 @@ def test_the_same_error_without_ctrl_c_is_told() -> None:
         (["--info", "defaults", "sae.k=3"], ["sae.k=3", "--info", "defaults"]),
         (["--info", "sae.k=3"], ["sae.k=3", "--info"]),
         (["--cfg", "job", "seed=1"], ["seed=1", "--cfg", "job"]),
+        (["-m", "--cfg", "job", "seed=1,2"], ["seed=1,2", "--cfg", "job"]),
+        (["-m", "seed=1,2"], ["seed=1,2", "-m"]),
         ([], []),
     ],
 )
 def test_options_may_stand_anywhere(given: list[str], meant: list[str]) -> None:
     assert settings_together(given) == meant
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("data.path=/a=b.txt", "data.path='/a=b.txt'"),
+        ("data.path=/a=1,/b,c=2", "data.path='/a=1',/b,'c=2'"),
+        ("data.path=/a.txt", "data.path=/a.txt"),
+        ("output_dir=~/x", "output_dir='~/x'"),
+        ("name=größe", "name='größe'"),
+        ("lm.name=a-b/c_1.5", "lm.name=a-b/c_1.5"),
+        ("data.path='/a=b.txt'", "data.path='/a=b.txt'"),
+        ("data.path=[a=1,b]", "data.path=[a=1,b]"),
+        ("seed=range(start=1,stop=3)", "seed=range(start=1,stop=3)"),
+        ("name=${oc.env:A}", "name=${oc.env:A}"),
+        ("--watch", "--watch"),
+    ],
+)
+def test_a_value_may_have_an_equals_sign(given: str, meant: str) -> None:
+    assert quoted(given) == meant
+
+
+@pytest.mark.parametrize(
+    "code", ["EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP", "EIO", "ESTALE"]
+)
+def test_what_a_user_can_mend_about_a_path_is_one_line(code: str) -> None:
+    number = getattr(errno, code)
+    line = explain(OSError(number, os.strerror(number), "/a/\x1b[31mb"))
+    assert line is not None and line.startswith("/a/\\x1b[31mb: ") and os.strerror(number) in line
+    assert explain(OSError(number, os.strerror(number))) is None
+
+
+def test_a_trace_is_shown_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASKED_SAE_FULL_ERROR_SET", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(NotADirectoryError), clear_errors():
+        (Path(__file__) / "x").mkdir()
+
+
+def test_a_damaged_file_is_one_line() -> None:
+    assert explain(DamagedFileError(Path("/a"), "cut short", "remove it")) == "/a is damaged (cut short): remove it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            "+sweep=mask_rate",
+            "+sweep=mask_rate: expected -m on the same command line: without it there would be one run",
+        ),
+        ("seed=1,2", "seed=1,2: expected -m to sweep over it, seed=[1,2] for a list"),
+        ("seed=range(3)", "seed=range(3): expected -m to sweep over it"),
+        ("data=text data.path=/a(b).txt", "data.path=/a(b).txt: expected key=value as Hydra reads it; a text with"),
+        ("data=text data.path=/no=thing.txt", "data.path=/no=thing.txt: expected a file, folder or glob"),
+        ("sae.d_sae=100000000", "sae.d_sae=100000000: expected less: training would need at least "),
+        ("--run -m", "Only one of --run, --multirun"),
+        ("data.store_dir=/dev/null/x data=text data.path=constraints.txt", "/dev/null/x"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments: str, line: str) -> None:
+    assert refused_by_train(*arguments.split()).startswith(f"error: {line}")
+
+
+def refused_by_train(*arguments: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "MASKED_SAE_"))}
+    command = [sys.executable, "-m", "src.train", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.slow
+def test_the_configuration_of_a_sweep_is_shown_with_or_without_m() -> None:
+    command = [sys.executable, "-m", "src.train", "+sweep=mask_rate", "-m", "--cfg", "job"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "name: mask_rate" in done.stdout

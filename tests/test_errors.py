@@ -9,8 +9,20 @@ import yaml
 from masked_sae.config import all_settings
 from support.making import ROOT
 
-CHECKS = ("finite", "one_of", "share", "above", "at_least")
-OF_HYDRA = {"hydra/launcher", "mask"}  # choices
+CHECKS = (
+    "finite",
+    "one_of",
+    "share",
+    "share_below_1",
+    "above",
+    "at_least",
+    "at_most",
+    "within",
+    "count",
+    "coefficient",
+)
+CHECKS += ("seed", "filled", "path", "plain_text")
+OF_HYDRA = {"hydra/launcher", "mask", "+sweep"}  # choices
 OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
 
@@ -65,12 +77,14 @@ def test_what_hands_keys_in_is_known() -> None:
     handed_in = {where.split(":")[0] for where, key in named_keys() if parts(key) is None}
     assert handed_in == {
         "src/masked_sae/checks.py",  # of the checks above
+        "src/masked_sae/config.py",  # of any setting
         "src/masked_sae/command_line.py",  # of a command's own keys
         "src/masked_sae/masks/token.py",  # mask.NAME.replacement
         "src/masked_sae/runs/run.py",  # a corpus' origin, or lm.name
         "src/masked_sae/settings.py",  # of find's callers
         "src/masked_sae/text/store.py",  # a corpus' origin
         "src/masked_sae/text/synthetic.py",  # data.path or lm.name
+        "src/masked_sae/training/memory.py",  # of what weighs most
         "src/masked_sae/tracking/dashboard.py",  # project or entity
     }
 

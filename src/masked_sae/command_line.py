@@ -7,6 +7,7 @@ import difflib
 import errno
 import itertools
 import os
+import re
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from masked_sae.errors import InputError, NonFiniteError
+from masked_sae.errors import DamagedFileError, InputError, NonFiniteError, printable, shown
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _OURS = "MASKED_SAE_FULL_ERROR_SET"
@@ -33,19 +34,38 @@ _FEW = 8  # keys, which an error can name all
 
 
 def settings_together(arguments: list[str]) -> list[str]:
-    """Has `+sweep=mask_rate -m seed=1` mean what it says: Hydra's parser takes no setting after a flag."""
+    """Has `+sweep=mask_rate -m seed=1` mean what it says: Hydra's parser takes no setting after a flag. With `--cfg` or
+    `--info`, which show one configuration, `-m` says no more.
+    """
     settings: list[str] = []
     options: list[str] = []
     for before, argument in itertools.pairwise(["", *arguments]):
         is_value = before in _WITH_VALUE or (before == "--info" and "=" not in argument)
         (options if is_value or argument.startswith("-") else settings).append(argument)
-    return settings + options
+    if any(option in _SHOWS or option.partition("=")[0] in _SHOWS for option in options):
+        options = [option for option in options if option not in ("-m", "--multirun")]
+    return [*map(quoted, settings), *options]
+
+
+_SHOWS = ("--cfg", "-c", "--info")
+
+
+def quoted(argument: str) -> str:
+    """Has `data.path=/a=b.txt`, `~/a.txt` and `/größe.txt` mean the files of these names: Hydra's parser wants values
+    with other than a few plain letters and signs in quotes.
+    """
+    key, equals, value = argument.partition("=")
+    if any(letter in value for letter in "'\"\\()[]{}"):  # quoted already, a list, a function or a reference
+        return argument
+    parts = value.split(",")
+    return f"{key}{equals}" + ",".join(part if _PLAIN.fullmatch(part) else f"'{part}'" for part in parts)
 
 
 _WITH_VALUE = (
     "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c",
     "--experimental-rerun",
 )  # fmt: skip
+_PLAIN = re.compile(r"[\w/+.$%*@?|: -]*", re.ASCII)
 
 
 def renamed(arguments: list[str], names: dict[str, str]) -> list[str]:
@@ -123,13 +143,45 @@ def explain(error: BaseException, keys: Sequence[str] | None = None, more: Seque
     Args:
         keys, more: as for `clear_errors`.
     """
-    if isinstance(error, (InputError, NonFiniteError)):
+    line = _line(error, keys, more)
+    return None if line is None else printable(line)
+
+
+def _line(error: BaseException, keys: Sequence[str] | None, more: Sequence[str]) -> str | None:
+    if isinstance(error, (InputError, NonFiniteError, DamagedFileError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left while writing {error.filename or 'a file'} ({error.strerror}): free some and start again"
+    if isinstance(error, OSError) and error.errno in _MENDABLE and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}: {_MENDABLE[error.errno]}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _explain_composition(error, keys, more)
+    if isinstance(error, ValueError) and str(error).startswith(_OF_OPTIONS):
+        return str(error)
     return None
+
+
+_OF_OPTIONS = ("Only one of --run", "The --resolve flag")  # Hydra's own words for its options
+
+
+# What a user can mend about a file or a folder, whatever was to be done with it.
+_MENDABLE = {
+    errno.EACCES: "expected a place that you may read and write",
+    errno.EPERM: "expected a place that you may read and write",
+    errno.EROFS: "expected a place that can be written (output_dir, data.store_dir, eval.cache_dir name others)",
+    errno.ENOTDIR: "expected a folder on the way, where a file lies",
+    errno.EISDIR: "expected a file, where a folder lies",
+    errno.EEXIST: "expected a folder, where a file lies",
+    errno.ENAMETOOLONG: "expected a shorter name",
+    errno.ELOOP: "expected links that lead somewhere",
+    errno.EIO: "the disk fails; start again when it works",
+    errno.ESTALE: "the network file system lost it; start again",
+    errno.ENODEV: "expected a place that can be written",
+    errno.ETXTBSY: "another program has it open; start again",
+    errno.ENOTCONN: "the network file system is away; start again when it is back",
+    errno.ETIMEDOUT: "the network file system does not answer; start again when it does",
+    errno.EMFILE: "too many files are open: expected a higher limit (ulimit -n)",
+}
 
 
 def _explain_composition(error: BaseException, keys: Sequence[str] | None, more: Sequence[str]) -> str:
@@ -141,14 +193,25 @@ def _explain_composition(error: BaseException, keys: Sequence[str] | None, more:
         if isinstance(one, MissingMandatoryValue):
             return f"{one.full_key}=???: expected a value: it has no default"
         if isinstance(one, ValidationError) and one.full_key:
-            return f"{one.full_key}={one.value}: expected {_KINDS.get(type(one.child_node), 'another kind of value')}"
+            kind = _KINDS.get(type(one.child_node), "another kind of value")
+            return f"{one.full_key}={shown(one.value)}: expected {kind}"
         if isinstance(one, MissingConfigException) and one.options and one.missing_cfg_file:
             group, _, wanted = one.missing_cfg_file.rpartition("/")
             options = ", ".join(option for option in one.options if not option.startswith("base"))
             return f"{group}={wanted}: expected one of {options}"
         if isinstance(one, OverrideParseException):
-            return f"{one.override}: expected key=value as Hydra reads it; quote values with special characters"
-    return " ".join(str(chain[-1]).split())
+            key, _, value = str(one.override).partition("=")
+            how = f"""; a text with special characters is quoted twice: '{key}="{value}"'""" if value else ""
+            return f"{shown(one.override)}: expected key=value as Hydra reads it{how}"
+    said = " ".join(str(chain[-1]).split())
+    if found := re.match(r"Ambiguous value for argument '(.*?)' 1\. ", said):
+        key, _, values = found[1].partition("=")
+        return (
+            f"{found[1]}: expected -m to sweep over it, {key}=[{values}] for a list, or '{key}=\"{values}\"' for a text"
+        )
+    if found := re.match(r"Sweep parameters '(.*?)' requires --multirun", said):
+        return f"{found[1]}: expected -m to sweep over it"
+    return said
 
 
 _KINDS: dict[type, str] = {

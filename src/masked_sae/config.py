@@ -1,11 +1,11 @@
 """The whole of a run's configuration, typed: `conf/` holds the values, the rooms' dataclasses the names and types."""
 
-import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,11 +18,16 @@ from masked_sae.masks import run_masks as masks
 from masked_sae.masks.mask import MaskSettings
 from masked_sae.saes import settings as saes
 from masked_sae.saes.settings import SAESettings
-from masked_sae.settings import dotted, find_own, is_kind, modules, recorded, setting
+from masked_sae.settings import dotted, find_own, is_kind, leaves, modules, recorded, setting
 from masked_sae.text.settings import DataSettings
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
+MOST_THREADS = 1024  # more than the CPUs of any node; at tens of thousands torch dies of them
+_SMALLEST_LR, _LARGEST_LR = 1e-12, 1e38
+_LARGEST_NUMBER = 10**100
+_LONGEST_NAME = 200  # bytes: files beside the folder have longer names
+_LONGEST_PROJECT, _LONGEST_TAG = 128, 64  # as W&B's client has it
 
 
 @dataclass(kw_only=True)
@@ -96,17 +101,18 @@ def typed_config(config: DictConfig) -> RunConfig:
         OmegaConfBaseException: a key that does not exist, or a value of another type.
     """
     plain = _plain(config)
-    schema = OmegaConf.structured(RunConfig)
-    schema.sae = OmegaConf.structured(_sae_schema(config, plain["sae"]))
-    schema.mask = {}
-    for name, values in (plain.get("mask") or {}).items():
-        if not isinstance(values, dict):
-            raise InputError(f"mask.{name}", values, f"settings of the mask, such as mask.{name}.rate")
-        module = OmegaConf.select(config, f"mask.{name}._module_")
-        schema.mask[name] = OmegaConf.structured(masks.find_mask(name, module))
-    _add_own_families(schema, config, plain)
-    typed = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(plain)))
+    sae = _sae_kind(config, plain["sae"])
+    kinds = tuple((name, _mask_kind(config, name, values)) for name, values in (plain.get("mask") or {}).items())
+    own = _own_families(config, plain)
+    _refuse_odd_values(RunConfig, plain)
+    _refuse_odd_values(sae, plain["sae"], "sae.")
+    for name, kind in kinds:
+        _refuse_odd_values(kind, plain["mask"][name], f"mask.{name}.")
+    typed = OmegaConf.to_object(OmegaConf.merge(_schema(sae, kinds, own), OmegaConf.create(plain)))
     assert isinstance(typed, RunConfig)
+    typed.output_dir = os.path.expanduser(typed.output_dir)  # noqa: PTH111 - an unknown user's stays, for `check`
+    typed.data.store_dir = os.path.expanduser(typed.data.store_dir)  # noqa: PTH111
+    typed.eval.cache_dir = os.path.expanduser(typed.eval.cache_dir)  # noqa: PTH111
     return typed
 
 
@@ -162,34 +168,59 @@ def check(config: RunConfig) -> None:
     for name, mask in config.mask.items():
         mask.check(f"mask.{name}")
     config.sae.check()
-    checks.at_least("seed", config.seed, 0)
-    if not 0 < config.optim.lr < math.inf:
-        raise InputError("optim.lr", config.optim.lr, "a finite number above 0")
-    checks.at_least("optim.warmup_steps", config.optim.warmup_steps, 0)
+    checks.seed("seed", config.seed)
+    if not _SMALLEST_LR <= config.optim.lr <= _LARGEST_LR:
+        raise InputError("optim.lr", config.optim.lr, f"a finite number above 0: {_SMALLEST_LR:g} to {_LARGEST_LR:g}")
+    checks.count("optim.warmup_steps", config.optim.warmup_steps, least=0)
     checks.share("optim.decay_fraction", config.optim.decay_fraction)
-    checks.at_least("optim.gradient_clip", config.optim.gradient_clip, 0)
+    checks.coefficient("optim.gradient_clip", config.optim.gradient_clip)
     for key in ("log_every_steps", "checkpoint_every_steps"):
-        checks.at_least(f"trainer.{key}", getattr(config.trainer, key), 1)
-    for key in ("threads", "validate_every_steps", "validation_tokens"):
+        checks.count(f"trainer.{key}", getattr(config.trainer, key))
+    for key in ("validate_every_steps", "validation_tokens"):
         value = getattr(config.trainer, key)
         if value is not None:
-            checks.at_least(f"trainer.{key}", value, 1)
-    if not config.name or "/" in config.name or config.name.startswith("."):
-        raise InputError("name", config.name, "a folder name")
+            checks.count(f"trainer.{key}", value)
+    for key, value in leaves(config):  # what no check above bounds, of a user's own settings too
+        if isinstance(value, float):
+            checks.finite(key, value)
 
 
 def check_measuring(config: RunConfig) -> None:
     """As `check`, for what an evaluation takes of a configuration, whatever was trained. Imports users' families."""
+    for key, value in leaves(config):
+        if isinstance(value, str):
+            checks.plain_text(key, value)
     config.lm.check()
     config.data.check()
     checks.one_of("trainer.device", config.trainer.device, DEVICES)
-    checks.one_of("logger.wandb.mode", config.logger.wandb.mode, WANDB_MODES)
+    if config.trainer.threads is not None:
+        checks.count("trainer.threads", config.trainer.threads, most=MOST_THREADS)
+    _check_wandb(config.logger.wandb)
     for family in config.eval.families:
         find_family(family, config.eval)
     config.eval.check()
+    checks.path("output_dir", config.output_dir)
+    if not config.name.strip() or "/" in config.name or config.name.startswith("."):
+        raise InputError("name", config.name, "a folder name")
+    if len(checks.os_bytes(config.name)) > _LONGEST_NAME:
+        raise InputError("name", f"{config.name[:40]}…", f"a folder name of at most {_LONGEST_NAME} bytes")
 
 
-def _sae_schema(config: DictConfig, sae: dict[str, Any]) -> type[SAESettings]:
+def _check_wandb(wandb: WandbSettings) -> None:
+    """What W&B's client would refuse only when the run begins."""
+    checks.one_of("logger.wandb.mode", wandb.mode, WANDB_MODES)
+    odd = next((letter for letter in "/\\#?%:" if letter in wandb.project), None)
+    if odd is not None or not 1 <= len(wandb.project.strip()) <= _LONGEST_PROJECT:
+        valid = f"a project's name: 1 to {_LONGEST_PROJECT} letters, without / \\ # ? % :"
+        raise InputError("logger.wandb.project", wandb.project, valid)
+    if wandb.entity is not None:
+        checks.filled("logger.wandb.entity", wandb.entity)
+    for tag in wandb.tags:
+        if not 1 <= len(tag) <= _LONGEST_TAG:
+            raise InputError("logger.wandb.tags", tag, f"tags of 1 to {_LONGEST_TAG} letters")
+
+
+def _sae_kind(config: DictConfig, sae: dict[str, Any]) -> type[SAESettings]:
     """The settings of the architecture that is chosen. Those of others that are empty are taken away: runs on record
     from before have them.
 
@@ -211,15 +242,54 @@ def _sae_schema(config: DictConfig, sae: dict[str, Any]) -> type[SAESettings]:
     return kind
 
 
-def _add_own_families(schema: Any, config: DictConfig, plain: dict[str, Any]) -> None:
-    schema.eval = OmegaConf.structured(EvalSettings)
+def _mask_kind(config: DictConfig, name: str, values: Any) -> type[MaskSettings]:
+    if not isinstance(values, dict):
+        raise InputError(f"mask.{name}", values, f"settings of the mask, such as mask.{name}.rate")
+    return masks.find_mask(name, OmegaConf.select(config, f"mask.{name}._module_"))
+
+
+def _own_families(config: DictConfig, plain: dict[str, Any]) -> tuple[tuple[str, type[FamilySettings]], ...]:
+    found: list[tuple[str, type[FamilySettings]]] = []
     for name in plain.get("eval", {}).get("own") or {}:
         at = f"eval.own.{name}._module_"
         module = OmegaConf.select(config, at)
         if module is None:
             raise InputError("eval.own", name, f"the module that it is in, as {at}")
-        own = find_own(module, "Settings", at, lambda found: is_kind(found, FamilySettings))
-        schema.eval.own[name] = OmegaConf.structured(own)
+        found.append((name, find_own(module, "Settings", at, lambda found: is_kind(found, FamilySettings))))
+    return tuple(found)
+
+
+@cache
+def _schema(
+    sae: type[SAESettings],
+    kinds: tuple[tuple[str, type[MaskSettings]], ...],
+    own: tuple[tuple[str, type[FamilySettings]], ...],
+) -> DictConfig:
+    """Names and types of a configuration with these architecture, masks and families of metrics. Nobody changes it."""
+    schema = OmegaConf.structured(RunConfig)
+    schema.sae = OmegaConf.structured(sae)
+    schema.mask = {name: OmegaConf.structured(kind) for name, kind in kinds}
+    schema.eval = OmegaConf.structured(EvalSettings)
+    for name, kind in own:
+        schema.eval.own[name] = OmegaConf.structured(kind)
+    return schema
+
+
+def _refuse_odd_values(kind: type, plain: Any, prefix: str = "") -> None:
+    """What OmegaConf would take, or could not tell about in a line: numbers and words for a switch, lists within
+    lists, numbers of hundreds of digits.
+    """
+    for one in fields(kind):
+        key, value = f"{prefix}{one.name}", plain.get(one.name) if isinstance(plain, dict) else None
+        if isinstance(one.type, type) and is_dataclass(one.type):
+            _refuse_odd_values(one.type, value, f"{key}.")
+        elif one.type is bool and value not in (True, False, None, "???") and "${" not in str(value):
+            raise InputError(key, value, "true or false")
+        elif isinstance(value, list) and one.type in (list[str], list[float]):
+            if any(isinstance(item, (list, dict)) for item in cast(list[Any], value)):
+                raise InputError(key, value, "a list of single values")
+        elif isinstance(value, int) and abs(value) > _LARGEST_NUMBER:
+            raise InputError(key, f"{'-' if value < 0 else ''}(a number of many digits)", "a smaller number")
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

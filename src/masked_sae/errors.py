@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+_LONGEST_SHOWN = 300
+
 
 class InputError(ValueError):
     """A value that cannot be used: names the key or place, the value, and what would be valid."""
@@ -11,7 +13,7 @@ class InputError(ValueError):
         self.key = key
         self.value = value
         self.valid = " ".join(valid.split())  # other libraries' messages may have several lines
-        super().__init__(f"{key}={value}: expected {self.valid}")
+        super().__init__(f"{key}={shown(value)}: expected {self.valid}")
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, object, str]]:
         return InputError, (self.key, self.value, self.valid)
@@ -35,6 +37,17 @@ class NonFiniteError(RuntimeError):
 def notice(line: str) -> None:
     """Tells the user of something that was mended, or that a result depends on; not an error."""
     print(f"note: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
+def shown(value: object) -> str:
+    """A value as a line can show it: without what a terminal would obey, and no longer than a few lines."""
+    text = printable(str(value))
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def printable(text: str) -> str:
+    """With control characters as they are written in Python."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def first_line(error: BaseException) -> str:

@@ -8,9 +8,9 @@ import copy
 import hashlib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +74,25 @@ def dotted(kind: type, prefix: str = "") -> dict[str, Mapping[str, Any]]:
     return found
 
 
+def leaves(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The single values of settings, each with its key; what is in a list has the list's."""
+    if isinstance(settings, (list, tuple)):
+        for value in cast(Sequence[Any], settings):
+            for _, leaf in leaves(value):
+                yield key, leaf
+        return
+    values: Mapping[Any, Any]
+    if is_dataclass(settings):
+        values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    elif isinstance(settings, Mapping):
+        values = cast(Mapping[Any, Any], settings)
+    else:
+        yield key, settings
+        return
+    for name, value in values.items():
+        yield from leaves(value, f"{key}.{name}" if key else str(name))
+
+
 def find_ours(package: str, attribute: str, key: str, name: object) -> Any:
     """What our module of this name calls `attribute`.
 
@@ -101,7 +120,7 @@ def find_own(module: str, attribute: str, key: str, fits: Callable[[Any], bool])
         InputError: there is no such module, or nothing in it that fits.
     """
     try:
-        imported = importlib.import_module(module)
+        imported = importlib.import_module(str(module))
     except (ImportError, ValueError, TypeError) as error:
         raise InputError(key, module, f"a module that can be imported from here ({error})") from error
     found = getattr(imported, attribute, None)
@@ -125,12 +144,12 @@ def names(package: str, attribute: str) -> list[str]:
     return [name for name, _ in modules(package, attribute)]
 
 
-def modules(package: str, attribute: str) -> Iterator[tuple[str, Any]]:
+@cache
+def modules(package: str, attribute: str) -> tuple[tuple[str, Any], ...]:
     """Names and `attribute` of a package's modules that have it, by letter."""
-    for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        value = getattr(importlib.import_module(f"{package}.{found.name}"), attribute, None)
-        if value is not None:
-            yield found.name, value
+    ours = [found.name for found in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    found = [(name, getattr(importlib.import_module(f"{package}.{name}"), attribute, None)) for name in ours]
+    return tuple((name, value) for name, value in found if value is not None)
 
 
 def own_modules(settings: Any) -> dict[str, tuple[str, str]]:

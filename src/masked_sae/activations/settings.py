@@ -1,5 +1,6 @@
 """Which LM is read, and where: the keys under `lm`."""
 
+import os
 from dataclasses import dataclass
 
 from masked_sae import checks
@@ -21,4 +22,8 @@ class LMSettings:
             InputError: of the first that is wrong.
         """
         checks.one_of("lm.dtype", self.dtype, checks.DTYPES)
-        checks.at_least("lm.batch_size", self.batch_size, 1)
+        checks.path("lm.name", os.path.expanduser(self.name))  # noqa: PTH111
+        checks.filled("lm.hook_name", self.hook_name)
+        if self.revision is not None:
+            checks.filled("lm.revision", self.revision)
+        checks.count("lm.batch_size", self.batch_size, most=checks.MOST_AT_ONCE)

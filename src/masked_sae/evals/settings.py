@@ -8,6 +8,7 @@ from masked_sae import checks
 from masked_sae.settings import OwnModule, neutral, setting
 
 CONCEPT_SETS = ("token_class", "first_letter")
+_MULTIPLIED = ("batch_size", "text_tokens")
 
 
 @dataclass(kw_only=True)
@@ -46,11 +47,12 @@ class EvalSettings:
         """
         for concepts in self.concepts:
             checks.one_of("eval.concepts", concepts, CONCEPT_SETS)
-        checks.at_least("eval.seed", self.seed, 0)
+        checks.seed("eval.seed", self.seed)
         for key in ("tokens", "batch_size", "concept_tokens", "concept_words", "text_tokens", "texts_per_class"):
             value = getattr(self, key)
             if value is not None:
-                checks.at_least(f"eval.{key}", value, 1)
+                checks.count(f"eval.{key}", value, most=checks.MOST_AT_ONCE if key in _MULTIPLIED else checks.MOST)
+        checks.path("eval.cache_dir", self.cache_dir)
         checks.share("eval.dense_frequency", self.dense_frequency)
         for name, settings in self.own.items():
             settings.check(f"eval.own.{name}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from masked_sae import checks
 from masked_sae.masks.mask import Mask, MaskSettings
 from masked_sae.randomness import torch_generator
 from masked_sae.settings import setting
@@ -17,6 +18,9 @@ from masked_sae.settings import setting
 @dataclass(kw_only=True)
 class Settings(MaskSettings):
     rate: float = setting(0.0, label="input mask rate", unit="share of input dimensions")
+
+    def check(self, key: str) -> None:
+        checks.share_below_1(f"{key}.rate", self.rate)
 
     def make(self, name: str, tokenizer: Any, seed: int) -> "InputMask":
         return InputMask(name, self.rate, seed)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from masked_sae import checks
 from masked_sae.masks.mask import Mask, MaskSettings
 from masked_sae.randomness import torch_generator
 from masked_sae.settings import setting
@@ -18,6 +19,9 @@ from masked_sae.settings import setting
 @dataclass(kw_only=True)
 class Settings(MaskSettings):
     rate: float = setting(0.0, label="latent mask rate", unit="share of latents")
+
+    def check(self, key: str) -> None:
+        checks.share_below_1(f"{key}.rate", self.rate)
 
     def make(self, name: str, tokenizer: Any, seed: int) -> "LatentMask":
         return LatentMask(name, self.rate, seed)

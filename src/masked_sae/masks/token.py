@@ -22,6 +22,7 @@ from masked_sae.settings import setting
 NAMED_REPLACEMENTS = ("bos", "eos", "pad", "unk", "mask", "random")
 LOSS_POSITIONS = ("all", "unmasked", "masked")
 TARGETS = ("masked", "clean")
+LONGEST_SPAN = 1e9
 SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -52,6 +53,7 @@ class Settings(MaskSettings):
         checks.one_of(f"{key}.schedule", self.schedule, SCHEDULES)
         if not self.span >= 1:
             raise InputError(f"{key}.span", self.span, "a mean span length of at least 1 (1: independent tokens)")
+        checks.within(f"{key}.span", self.span, 1, LONGEST_SPAN)
         lowest, highest = self._rates()
         if self.loss_positions == "masked" and lowest == 0:
             which = "rate" if self.rate == 0 else "initial_rate"

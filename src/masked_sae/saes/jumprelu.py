@@ -19,6 +19,8 @@ from masked_sae.saes.latent_support import Support
 from masked_sae.saes.penalty_family import PenalizedSAE, PenalizedSettings
 from masked_sae.settings import setting
 
+NARROWEST = 1e-9  # a gradient is divided by the bandwidth
+
 
 @dataclass(kw_only=True)
 class Settings(PenalizedSettings):
@@ -32,10 +34,8 @@ class Settings(PenalizedSettings):
 
     def check(self) -> None:
         super().check()
-        checks.finite("sae.threshold_init", self.threshold_init)
-        checks.at_least("sae.threshold_init", self.threshold_init, 0)
-        checks.finite("sae.bandwidth", self.bandwidth)
-        checks.above("sae.bandwidth", self.bandwidth, 0)
+        checks.coefficient("sae.threshold_init", self.threshold_init)
+        checks.within("sae.bandwidth", self.bandwidth, NARROWEST, checks.MOST_COEFFICIENT)
 
     def make(self, d_in: int, generator: torch.Generator) -> "JumpReLUSAE":
         own = {"threshold_init": self.threshold_init, "bandwidth": self.bandwidth}

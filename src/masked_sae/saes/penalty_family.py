@@ -39,9 +39,8 @@ class PenalizedSettings(SAESettings):
 
     def check(self) -> None:
         super().check()
-        checks.finite("sae.sparsity_coefficient", self.sparsity_coefficient)
-        checks.at_least("sae.sparsity_coefficient", self.sparsity_coefficient, 0)
-        checks.at_least("sae.sparsity_warmup_steps", self.sparsity_warmup_steps, 0)
+        checks.coefficient("sae.sparsity_coefficient", self.sparsity_coefficient)
+        checks.count("sae.sparsity_warmup_steps", self.sparsity_warmup_steps, least=0)
 
 
 class PenalizedSAE(SAE):

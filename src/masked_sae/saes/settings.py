@@ -52,9 +52,9 @@ class SAESettings(OwnModule):
         Raises:
             InputError: of the first setting that is wrong.
         """
-        checks.at_least("sae.d_sae", self.d_sae, 1)
-        checks.at_least("sae.dead_after_tokens", self.dead_after_tokens, 1)
-        checks.at_least("sae.calibration_tokens", self.calibration_tokens, 1)
+        checks.count("sae.d_sae", self.d_sae, most=checks.MOST_AT_ONCE)
+        checks.count("sae.dead_after_tokens", self.dead_after_tokens)
+        checks.count("sae.calibration_tokens", self.calibration_tokens)
         checks.one_of("sae.calibrate", self.calibrate, CALIBRATIONS)
         checks.one_of("sae.compute_dtype", self.compute_dtype, checks.DTYPES)
 

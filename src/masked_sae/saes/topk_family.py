@@ -45,8 +45,7 @@ class TopKFamilySettings(SAESettings):
             raise InputError("sae.k", self.k, f"1 to sae.d_sae={self.d_sae}")
         if not 0 <= self.aux_k <= self.d_sae:
             raise InputError("sae.aux_k", self.aux_k, f"0 to sae.d_sae={self.d_sae}")
-        checks.finite("sae.aux_coefficient", self.aux_coefficient)
-        checks.at_least("sae.aux_coefficient", self.aux_coefficient, 0)
+        checks.coefficient("sae.aux_coefficient", self.aux_coefficient)
 
     def shared(self, generator: torch.Generator) -> dict[str, Any]:
         return super().shared(generator) | {"aux_k": self.aux_k, "aux_coefficient": self.aux_coefficient}

@@ -3,30 +3,43 @@
 A member that fails is named and does not stop the others.
 """
 
+import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from tqdm import tqdm
 
 from masked_sae.command_line import FAILED, INTERRUPTED, explain
 from masked_sae.config import RunConfig, all_settings
-from masked_sae.errors import InputError, one_line
+from masked_sae.errors import InputError, one_line, printable
+from masked_sae.masks.run_masks import PAPER_RATE
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import HeldError
 from masked_sae.runs.run import Run, make_run
-from masked_sae.runs.state import RunState, read_state, write_state
-from masked_sae.runs.sweep_record import record_members
-from masked_sae.settings import dotted
-from masked_sae.sweeps.summary import print_members
+from masked_sae.runs.state import RunState, write_state
+from masked_sae.runs.sweep_record import read_members, record_members
+from masked_sae.settings import dotted, without_neutral
+from masked_sae.sweeps.summary import find_state, print_members, status_of
 from masked_sae.tracking.sweep import log_sweep
+from masked_sae.training.assemble import find_device
+from masked_sae.training.memory import LEAST_D_IN, refuse_too_large
 from masked_sae.training.train_run import train_run
+
+_SHOWN_AFTER_SECONDS = 1.0
 
 
 def train_alone(config: RunConfig) -> None:
     """Trains one run and prints how it ended; one that was stopped by a signal ends the command with an exit code."""
     if config.detach:
         raise InputError("detach", True, "false, unless a sweep goes to SLURM (-m, hydra/launcher=slurm)")
+    refuse_too_large(config, LEAST_D_IN, find_device(config.trainer.device))
     run = make_run(config, {})
     try:
+        take_over_former([run])
         state = train_run(run)
     except HeldError as held:
         print(held)
@@ -37,12 +50,21 @@ def train_alone(config: RunConfig) -> None:
 
 
 def make_runs(jobs: Sequence[tuple[RunConfig, Mapping[str, str]]]) -> list[Run]:
-    """Names every member before any is trained.
+    """Names every member before any is trained; members that are the same run are one, and this is said.
 
     Raises:
         InputError: a member's configuration cannot work.
     """
-    return [make_run(config, swept) for config, swept in jobs]
+    made: dict[str, Run] = {}
+    again: list[Run] = []
+    for config, swept in tqdm(jobs, desc="naming runs", leave=False, delay=_SHOWN_AFTER_SECONDS):
+        run = make_run(config, swept)
+        if made.setdefault(json.dumps(without_neutral(config), sort_keys=True), run) is not run:
+            again.append(run)
+    if again:
+        which = ", ".join(dict.fromkeys(run.label for run in again))
+        print(f"note: {len(made)} runs, not {len(jobs)}: the same as another are {printable(which)}", file=sys.stderr)
+    return list(made.values())
 
 
 def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
@@ -53,9 +75,12 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
     """
     if runs[0].config.detach:
         raise InputError("detach", True, "false, unless the sweep goes to SLURM (hydra/launcher=slurm)")
-    record_sweeps(runs, command)
+    for run in runs:
+        refuse_too_large(run.config, LEAST_D_IN, find_device(run.config.trainer.device))
+    take_over_former(runs)
+    begin_sweep(runs, command)
     for number, run in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {run.label}", flush=True)
+        print(f"[{number}/{len(runs)}] {printable(run.label)}", flush=True)
         state = train_member(run)
         if state is not None and state.status == "preempted":
             print_members(runs)
@@ -63,11 +88,50 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
     end_sweep(runs)
 
 
+def begin_sweep(runs: Sequence[Run], command: Sequence[str]) -> None:
+    """Puts the members on record, and says what a sweep of these cannot show."""
+    sweeps = _by_sweep(runs)
+    for sweep, members in sweeps.items():
+        others = {member.folder.run_id for member in read_members(sweep)} - {run.folder.run_id for run in members}
+        lacking = [] if others or len(members) < 2 else what_a_claim_lacks([run.config for run in members])
+        if lacking:
+            print(f"note: this sweep can show no effect of masking: {'; '.join(lacking)}", file=sys.stderr)
+    record_sweeps(runs, command)
+
+
+def what_a_claim_lacks(configs: Sequence[RunConfig]) -> list[str]:
+    """What the report needs to say whether masking made a difference, and these runs do not have."""
+    plain = [config for config in configs if all(mask.is_off for mask in config.mask.values())]
+    masked = [config for config in configs if config not in plain]
+    lacking: list[str] = []
+    if not plain:
+        lacking.append(f"no unmasked run to compare with (add {PAPER_RATE}=0)")
+    if not masked:
+        lacking.append(f"no masked run (add {PAPER_RATE}=0,0.1)")
+    seeds = [{config.seed for config in some} for some in (plain, masked) if some]
+    if len(set[int].intersection(*seeds)) < 2:
+        lacking.append("one seed, so nothing tells an effect from chance (add seed=0,1,2,3,4)")
+    sae = configs[0].sae
+    if all(config.sae.target_l0 is None or config.sae.calibrate == "none" for config in configs):
+        keys = [one.name for one in fields(sae) if one.metadata.get("sparsity")]
+        if len({tuple(getattr(config.sae, key, None) for key in keys) for config in configs}) < 2:
+            which = f" (sweep sae.{keys[0]})" if keys else ""
+            lacking.append(f"one sparsity, and masking shifts L0, so runs may not compare at matched L0{which}")
+    return lacking
+
+
 def record_sweeps(runs: Sequence[Run], command: Sequence[str]) -> None:
     """Notes the members in the folder of their sweep; a multirun over `name` or `experiment` has several."""
     labels = {key: label for run in runs for key, label in _labels(run).items()}
-    for sweep in dict.fromkeys(run.folder.path.parent for run in runs):
-        record_members(sweep, [run for run in runs if run.folder.path.parent == sweep], command, labels)
+    for sweep, members in _by_sweep(runs).items():
+        record_members(sweep, members, command, labels)
+
+
+def _by_sweep(runs: Sequence[Run]) -> dict[Path, list[Run]]:
+    sweeps: dict[Path, list[Run]] = {}
+    for run in runs:
+        sweeps.setdefault(run.folder.path.parent, []).append(run)
+    return sweeps
 
 
 def _labels(run: Run) -> dict[str, str]:
@@ -93,8 +157,9 @@ def train_member(run: Run, patience: float = 0.0) -> RunState | None:
     except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
         if explain(error) is None:
             traceback.print_exc()
-        state = read_state(folder.state) or RunState(folder.run_id, "failed")
-        return write_state(folder.state, state, status="failed", error=explain(error) or one_line(error))
+        state = find_state(folder)
+        begun = state if isinstance(state, RunState) else RunState(folder.run_id, "failed")
+        return write_state(folder.state, begun, status="failed", error=explain(error) or one_line(error))
 
 
 def _written(folder: RunFolder) -> int | None:
@@ -105,8 +170,7 @@ def _written(folder: RunFolder) -> int | None:
 def end_sweep(runs: Sequence[Run]) -> None:
     """Prints what became of every member; exits with an error if one failed."""
     print_members(runs)
-    states = [read_state(run.folder.state) for run in runs]
-    failed = sum(state is not None and state.status == "failed" for state in states)
+    failed = sum(status_of(find_state(run.folder)) in ("failed", "damaged") for run in runs)
     if failed:
         print(f"error: {failed} of {len(runs)} runs failed", file=sys.stderr)
         sys.exit(FAILED)

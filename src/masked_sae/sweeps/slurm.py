@@ -14,12 +14,14 @@ from dataclasses import replace
 from typing import Any
 
 from masked_sae.errors import InputError
+from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
-from masked_sae.runs.sweep_record import Member
-from masked_sae.sweeps.local import end_sweep, record_sweeps, train_member
-from masked_sae.training.done import is_complete
+from masked_sae.runs.sweep_record import Member, forget_members, read_members
+from masked_sae.sweeps.local import begin_sweep, end_sweep, train_member
+from masked_sae.training.done import is_complete, known_state
+from masked_sae.training.memory import LEAST_D_IN, refuse_larger_than
 from masked_sae.training.train_run import clear_run
 
 _POLL_SECONDS = 2.0
@@ -67,17 +69,34 @@ class MemberJob:
         return state.status
 
 
-def submit_and_wait(runs: Sequence[Run], settings: Mapping[str, Any], command: Sequence[str] = ()) -> None:
+def submit_and_wait(
+    runs: Sequence[Run], settings: Mapping[str, Any], command: Sequence[str] = (), launcher: str = "slurm"
+) -> None:
     """Submits the members that are not done; waits for all and prints how they ended, or returns if detached.
 
     Args:
         settings: of the launcher.
         command: what stood on the command line.
+        launcher: that was chosen.
+
+    Raises:
+        InputError: SLURM takes no such jobs; the members that came to nothing are on no record.
     """
     sweep = runs[0].folder.path.parent
-    record_sweeps(runs, command)
-    waiting = [run for run in runs if wants_training(run)]
-    ids = _submit(waiting, settings) if waiting else []
+    _refuse_what_no_job_holds(runs, settings)
+    take_over_former(runs)
+    known = {member.folder.path for run in runs for member in read_members(run.folder.path.parent)}
+    begin_sweep(runs, command)
+    try:
+        waiting = [run for run in runs if wants_training(run)]
+        ids = _submit(waiting, settings) if waiting else []
+    except BaseException as error:
+        for place in dict.fromkeys(run.folder.path.parent for run in runs):
+            new = [run for run in runs if run.folder.path.parent == place and run.folder.path not in known]
+            forget_members(place, [run.folder.run_id for run in new], command)
+        if isinstance(error, InputError) and error.key == "hydra/launcher":
+            raise InputError("hydra/launcher", launcher, error.valid) from error
+        raise
     for run, job_id in zip(waiting, ids, strict=True):
         print(f"{run.label}: SLURM job {job_id}")
     if runs[0].config.detach:
@@ -87,10 +106,19 @@ def submit_and_wait(runs: Sequence[Run], settings: Mapping[str, Any], command: S
     end_sweep(runs)
 
 
+def _refuse_what_no_job_holds(runs: Sequence[Run], settings: Mapping[str, Any]) -> None:
+    memory = settings.get("mem_gb")
+    if isinstance(memory, (int, float)):
+        for run in runs:
+            refuse_larger_than(
+                run.config, LEAST_D_IN, int(memory * 2**30), f"a job has (hydra.launcher.mem_gb={memory:g})"
+            )
+
+
 def wants_training(run: Run) -> bool:
     """Whether the member is neither done and measured nor in somebody's hands."""
     folder = run.folder
-    state = read_state(folder.state)
+    state = known_state(folder)
     if is_complete(run, state) and not run.config.force:
         return False
     if state is not None and state.job_id not in (None, slurm_job_id()) and queued_jobs([str(state.job_id)]):
@@ -123,7 +151,7 @@ def _submit(runs: Sequence[Run], settings: Mapping[str, Any]) -> list[str]:
         )
         with executor.batch():
             submitted = [executor.submit(MemberJob(_unforced(run))) for run in runs]
-    except (RuntimeError, FailedJobError) as error:
+    except (RuntimeError, FailedJobError, NameError, TypeError, ValueError, AssertionError) as error:
         for run in runs:
             _forget_if_new(run)
         valid = f"a cluster that takes the job ({' '.join(str(error).split())})"

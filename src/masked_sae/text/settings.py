@@ -1,11 +1,13 @@
 """Which text is read, and how it becomes batches of activations: the keys under `data`."""
 
+import os
 from dataclasses import dataclass, field
 
 from masked_sae import checks
 from masked_sae.errors import InputError
 from masked_sae.settings import setting
 
+MOST_EPOCHS = 1e9
 SOURCES = ("stdlib", "text", "hub", "synthetic")
 
 
@@ -39,15 +41,25 @@ class DataSettings:
             raise InputError("data.path", self.path, "one folder, of a synthetic LM such as assets/ground_truth_lm")
         if self.source == "hub" and not self.name:
             raise InputError("data.name", self.name, "the name of a Hugging Face dataset")
-        checks.at_least("data.context_length", self.context_length, 4)
-        checks.at_least("data.batch_size", self.batch_size, 2)  # one activation has no variance to explain
+        for name in self.path:
+            checks.path("data.path", os.path.expanduser(name))  # noqa: PTH111
+        checks.path("data.store_dir", self.store_dir)
+        for key in ("column", "name", "split", "revision"):
+            if getattr(self, key) is not None:
+                checks.filled(f"data.{key}", getattr(self, key))
+        checks.count("data.context_length", self.context_length, least=4, most=checks.MOST_AT_ONCE)
+        checks.count(
+            "data.batch_size", self.batch_size, least=2, most=checks.MOST_AT_ONCE
+        )  # one activation has no variance to explain
         if self.train_tokens < self.batch_size:
             valid = f"at least one batch ({self.batch_size} activations)"
             raise InputError("data.train_tokens", self.train_tokens, valid)
         if self.window_tokens < self.batch_size:
             raise InputError("data.window_tokens", self.window_tokens, f"at least data.batch_size={self.batch_size}")
-        checks.at_least("data.scale_tokens", self.scale_tokens, 1)
+        for key in ("train_tokens", "window_tokens", "scale_tokens"):
+            checks.count(f"data.{key}", getattr(self, key))
         checks.above("data.max_epochs", self.max_epochs, 0)
+        checks.within("data.max_epochs", self.max_epochs, 0, MOST_EPOCHS)
         if not 0 < self.validation_share < 1:
             valid = "a share between 0 and 1, both excluded"
             raise InputError("data.validation_share", self.validation_share, valid)

@@ -16,6 +16,7 @@ from masked_sae.randomness import torch_generator
 from masked_sae.runs.run import Inputs, Run, find_inputs_of
 from masked_sae.text.corpus import token_store
 from masked_sae.text.tokenizer import special_tokens
+from masked_sae.training.memory import refuse_too_large
 from masked_sae.training.module import SAEModule
 from masked_sae.training.schedule import Schedule
 
@@ -85,6 +86,7 @@ def load_parts(run: Run, device: torch.device) -> TrainingParts:
     config, data = run.config, run.config.data
     inputs = find_inputs_of(run)
     found = load_lm_and_text(config, inputs, device)
+    refuse_too_large(config, found.lm.d_in, device)
     share = kept_share(config.mask) * (1 - found.special)
     plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, found.training.content_length, share)
     plan.check_epochs(len(found.training), data.max_epochs)

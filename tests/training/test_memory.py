@@ -1,0 +1,55 @@
+"""What a run needs of memory at the least, and who refuses it."""
+
+import pytest
+import torch
+
+from masked_sae.errors import InputError
+from masked_sae.saes.settings import PACKAGE
+from masked_sae.settings import names
+from masked_sae.training.memory import available_bytes, needed_bytes, refuse_larger_than, refuse_too_large
+from support.making import compose
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("architecture", names(PACKAGE, "Settings"))
+def test_it_is_no_more_than_what_training_holds(architecture: str) -> None:
+    config = compose([f"sae={architecture}", "data.train_tokens=100_000"])
+    sae = config.sae.make(32, torch.Generator())
+    weights = 4 * sum(parameter.nbytes for parameter in sae.parameters())
+    window, batch = 65_536 * 32 * 4, 1024 * (2048 + 32) * 4
+    assert 0.95 * (weights + window + batch) <= needed_bytes(config, 32) <= weights + window + batch
+
+
+def test_clean_targets_are_a_window_more() -> None:
+    plain, clean = (compose([f"mask.token.target={target}"]) for target in ("masked", "clean"))
+    assert needed_bytes(clean, 8) - needed_bytes(plain, 8) == 65_536 * 8 * 4
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("sae.d_sae=100000000", "sae.d_sae"), ("data.window_tokens=1e12", ""), ("data.batch_size=900000000", "")],
+)
+def test_what_cannot_be_held_is_refused_with_its_size_and_the_setting_that_weighs_most(override: str, key: str) -> None:
+    key, _, value = override.partition("=")
+    number = int(float(value))
+    config = compose([f"{key}={number}", "data.train_tokens=1_000_000_000_000", "data.window_tokens=1_000_000_000_000"]
+                     if key != "sae.d_sae" else [override])  # fmt: skip
+    with pytest.raises(
+        InputError, match=r"expected less: training would need at least [\d,.]+ GiB, a job has 24 GiB$"
+    ) as info:
+        refuse_larger_than(config, 1, 24 << 30, "a job has")
+    assert info.value.key in (key, "data.window_tokens")
+
+
+def test_the_defaults_fit_here() -> None:
+    refuse_too_large(compose([]), 256, CPU)
+
+
+def test_slurms_share_of_a_node_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "64")
+    assert available_bytes(CPU) == 64 << 20
+    with pytest.raises(InputError, match=r"^sae\.d_sae=\d+: expected less: .* this machine has 0\.062 GiB"):
+        refuse_too_large(compose(["sae.d_sae=1_000_000"]), 1, CPU)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
+    assert available_bytes(CPU) > 64 << 20
