@@ -9,6 +9,7 @@ from rich.table import Table
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import read_state
 from masked_sae.runs.sweep_record import Member, heading, labels_of
+from masked_sae.sweeps.notes import print_notes
 
 _COLUMNS = {  # metric in results.json -> heading, format
     "core/l0": ("L0", "{:.1f}"),
@@ -41,6 +42,7 @@ def print_members(members: Sequence[Member]) -> None:
         state = read_state(member.folder.state)
         if state is not None and state.error:
             console.print(f"{state.status}: {member.label}: {state.error}", markup=False)
+    print_notes(members)
 
 
 def _measured(folder: RunFolder) -> list[str]:
