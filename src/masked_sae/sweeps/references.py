@@ -28,8 +28,8 @@ _WHERE = ("device", "threads")  # keys of `trainer` that measuring has
 
 
 def describe(folder: Path, settings: RunConfig, named: Sequence[str]) -> dict[str, Any]:
-    """The configuration that is recorded of an SAE from elsewhere: LM, hook point and context are its cfg.json's, unless
-    the command line names them.
+    """The configuration that is recorded of an SAE from elsewhere. LM, hook point and context are those of its
+    cfg.json, unless the command line names them.
 
     Args:
         settings: of the command.
