@@ -96,7 +96,7 @@ def test_a_row_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
     folder.metrics.write_text("step,tokens,loss\n1,10,0.5\n2,20,0.4,7\n3,30,many\n4,40,0.2\n")
     curve = read_curve(folder.path)
     assert list(curve.rows["tokens"]) == [10, 40]
-    assert curve.damage.startswith(f"{folder.metrics} is damaged (") and "many" not in curve.damage.splitlines()[1:]
+    assert curve.damage.startswith(f"{folder.metrics} is damaged (") and "\n" not in curve.damage
     folder.metrics.write_text("step,loss\n1,0.5\n")
     assert read_curve(folder.path).rows.empty
 

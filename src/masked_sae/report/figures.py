@@ -47,6 +47,8 @@ _STYLE: Any = {
     "text.parse_math": False,  # a dollar in a name is a dollar
 }
 
+_LONGEST = 48  # letters of a legend's line
+
 
 def write_figures(folder: Path, runs: Runs, design: Design, findings: Sequence[Finding]) -> list[Path]:
     """A front for each headline metric, and a response to masking for each of these and each stratum."""
@@ -78,11 +80,11 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
             marker=style.marker,
             linestyle=dash(front.stratum)[0],
             elinewidth=0.7,
-            label=front.name,
+            label=_brief(front.name),
         )
     for one in beside:
         style: Any = {"color": REFERENCE.colour, "marker": REFERENCE.marker, "markersize": 6}
-        axes.plot([one.l0], [one.value], linestyle="none", label=f"reference: {one.name}", **style)
+        axes.plot([one.l0], [one.value], linestyle="none", label=_brief(f"reference: {one.name}"), **style)
     _log_l0(axes, np.concatenate([*(front.runs["l0"] for front in all_fronts), [one.l0 for one in beside]]))
     axes.set(xlabel=metric.l0_axis_label, ylabel=metric.axis_label)
     axes.legend()
@@ -124,7 +126,7 @@ def _draw(axes: Axes, lines: Sequence[Series], limits: tuple[float, float] | Non
             linestyle=dash(line.place)[0],
             elinewidth=0.8,
             capsize=2,
-            label=line.name,
+            label=_brief(line.name),
         )
     if limits is not None:
         axes.set_ylim(*limits)
@@ -136,6 +138,11 @@ def _log_l0(axes: Axes, l0s: NDArray[np.float64]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
     axes.xaxis.set_major_formatter(FixedFormatter(tick_texts(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _brief(label: str) -> str:
+    """A label that leaves room for what it labels."""
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
 def _slug(text: str) -> str:
