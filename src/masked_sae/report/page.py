@@ -56,7 +56,7 @@ def render_page(
         "table_module": b64encode(module).decode(),
         "strata": [_stratum(design, label, findings, charts) for label in design.strata or ("",)],
         "comparisons": comparisons_made(findings),
-        "not_measured": runs.catalogue.not_measured(_of_runs(runs)),
+        "not_measured": runs.catalogue.not_measured(runs.measured_metrics),
         "runs": len(runs.own),
         "references": [
             {"name": row["run_id"], "reason": row["reason"], "link": link_of[row["folder"]]}
@@ -138,11 +138,6 @@ def _stratum(design: Design, label: str, findings: Sequence[Finding], charts: _C
 def damage(runs: Runs) -> list[str]:
     """What files could not be read, of the runs' curves too."""
     return [*runs.damage, *(curve.damage for curve in runs.curves.values() if curve.damage)]
-
-
-def _of_runs(runs: Runs) -> list[str]:
-    """The metrics that some run has, and not a reference alone."""
-    return [key for key in runs.metrics if runs.own[key].notna().any()]
 
 
 def _runs_named(having: Sequence[str], of: int) -> str:

@@ -84,6 +84,11 @@ class Runs:
         """All but the references."""
         return self.table[self.table["status"] != REFERENCE]
 
+    @property
+    def measured_metrics(self) -> list[str]:
+        """Those that some run has, and not a reference alone."""
+        return [key for key in self.metrics if self.own[key].notna().any()]
+
     @cached_property
     def curves(self) -> Mapping[Any, TrainingCurve]:
         """By the table's index."""

@@ -52,7 +52,7 @@ def sweep_tables(sweep: Path) -> Mapping[str, Any]:
     runs = read_runs([sweep])
     if len(runs.unfinished):
         return {}
-    design, metrics = read_design(runs), runs.catalogue.headlines(runs.metrics)
+    design, metrics = read_design(runs), runs.catalogue.headlines(runs.measured_metrics)
     shown: dict[str, Any] = {}
     for metric in metrics:
         found = fronts(runs, design, metric)
