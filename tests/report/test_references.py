@@ -62,6 +62,7 @@ def test_what_is_found_of_the_runs_is_the_same_without_it(tmp_path: Path, result
     for front, alone in zip(fronts(runs, design, metric), fronts(without, designed, metric), strict=True):
         assert np.array_equal(front.value_K, alone.value_K) and np.array_equal(front.l0_K, alone.l0_K)
     row = runs.references.iloc[0]
+    assert row[["step", "tokens", "seconds"]].isna().all()
     assert row.get("mask.token.rate") != 0.1 and row.get("data.train_tokens") != 400_000 and row["sae.k"] != 16
 
 

@@ -259,13 +259,14 @@ def _measured(member: Member, about: Mapping[str, Any], state: RunState | None, 
     """A run that has results."""
     nested, own = dict(results.config), results.own
     words, called = {key: dict(one) for key, one in own.get("settings", {}).items()}, read_words(own)
+    untrained = {key: value for key, value in about.items() if key not in STATE_COLUMNS or key in _TIMES}
     if results.reference is not None:
         status = {"status": REFERENCE, "reason": f"an SAE from elsewhere: {results.reference.get('origin')}"}
-        return _Member(dict(about) | status, dict(flat(nested)), None, results.metrics, words, called)
+        return _Member(untrained | status, dict(flat(nested)), None, results.metrics, words, called)
     if is_old_reference(member.folder, state):
         status = {"status": REFERENCE, "reason": "an SAE from elsewhere, measured by an earlier version"}
         known = {key: value for key, value in flat(nested) if _holds_of_measuring(key)}
-        return _Member(dict(about) | status, known, None, results.metrics, words, called)
+        return _Member(untrained | status, known, None, results.metrics, words, called)
     configuration = dict(flat(nested)) or _settings_of(member)
     masks = _effective(nested.get("mask"), own.get("masks", {}))
     if not results.metrics:
