@@ -121,19 +121,20 @@ def recorded_config(stored: DictConfig, command: RunConfig, own: Mapping[str, An
     not this version knows it. Nothing is imported that the folder names.
 
     Args:
-        command: of the command that measures; it has `eval`, and what an older run lacks.
+        command: of the command that measures; it has `eval`, and what says how and where, if the folder does not.
         own: what the run's results tell of a user's own.
 
     Raises:
-        OmegaConfBaseException: a key that does not exist, or a value of another type, where measuring needs it.
+        OmegaConfBaseException: a key that does not exist, or a value of another type, where measuring needs it; or a
+            key that the LM or the text is read by is not there: the command's would be another's.
     """
     plain = _plain(stored)
     trained = {name: plain.pop(name, None) or {} for name in ("sae", "mask", "optim")}
     asked = {one.name: getattr(command, one.name) for one in fields(MeasuringConfig)}
     plain["eval"] = {}
-    typed = OmegaConf.to_object(
-        OmegaConf.merge(OmegaConf.structured(MeasuringConfig(**asked)), OmegaConf.create(plain))
-    )
+    schema = OmegaConf.structured(MeasuringConfig(**asked))
+    schema.lm, schema.data = OmegaConf.structured(LMSettings), OmegaConf.structured(DataSettings)
+    typed = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(plain)))
     assert isinstance(typed, MeasuringConfig)
     measuring: dict[str, Any] = {one.name: getattr(typed, one.name) for one in fields(MeasuringConfig)}
     measuring["eval"] = command.eval

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import math
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -430,6 +431,7 @@ def test_a_run_longer_than_the_corpus_is_refused_with_its_epochs() -> None:
     plan = Plan.make(BATCH, WINDOW, 10_000, CONTEXT - 1, 1.0)
     with pytest.raises(InputError, match=r"data\.train_tokens=.*2\.\d+ epochs") as info:
         plan.check_epochs(10_000 // (CONTEXT - 1) // 2, max_epochs=1)
+    assert re.search(r"expected at most \d+ here: 10000 would be 2\.\d+ epochs of the corpus, and", str(info.value))
     assert "data.max_epochs=1" in str(info.value)
 
 

@@ -32,6 +32,11 @@ def test_where_nothing_can_be_said_the_reason_stands() -> None:
     assert "one seed" in lines[-1] and "**" not in lines[-1]
 
 
+def test_a_label_that_looks_like_markup_is_text() -> None:
+    lines = table(Comparison(Arm("[x](y) *a* `b`\nc", False, None), AVERAGE, ()))
+    assert r"| \[x\](y) \*a\* \`b\` c |" in lines[-1]
+
+
 def test_labels_cannot_break_the_table() -> None:
     lines = table(Comparison(Arm("a|b <script>", False, None), AVERAGE, ()))
     assert "a\\|b &lt;script>" in lines[-1]

@@ -1,5 +1,6 @@
 """The commands that the report gives are those that were given."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from masked_sae.report.reproduce import reproduce
 from masked_sae.report.runs_table import read_runs
 from masked_sae.runs.sweep_record import record_members
-from support.made_sweeps import make_sweep
+from support.made_sweeps import ATTEMPT, make_sweep
 
 SMALL = {"rates": (0.0, 0.1), "ks": (8,), "seeds": (0,)}
 
@@ -46,3 +47,15 @@ def test_each_command_of_a_sweep_is_told_once(tmp_path: Path) -> None:
 def test_a_sweep_without_a_record_of_its_command_has_none(tmp_path: Path) -> None:
     make_sweep(tmp_path, **SMALL)
     assert reproduce(read_runs([tmp_path]), [tmp_path]).sweeps == ()
+
+
+def test_runs_and_attempts_with_other_numbers_of_threads_are_named_in_one_line(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, rates=(0.0, 0.1), ks=(8,), seeds=(0, 1, 2))
+    assert reproduce(read_runs([tmp_path]), [tmp_path]).threads == ""
+    one, several = members[1].folder, members[4].folder
+    one.attempts.write_text(json.dumps([ATTEMPT | {"threads": 1}]))
+    several.attempts.write_text(json.dumps([ATTEMPT, ATTEMPT | {"threads": 4}]))
+    assert reproduce(read_runs([tmp_path]), [tmp_path]).threads == (
+        "4 of 6 runs were trained with 2 CPU threads; with another number, or with several, so bits may differ by "
+        f"round-off: {one.run_id} (1), {several.run_id} (2 then 4)."
+    )

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from masked_sae.errors import InputError
-from masked_sae.report.runs_table import read_curve, read_runs
+from masked_sae.report.runs_table import read_runs
+from masked_sae.report.training_curves import read_curve
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import owner_file_of
 from masked_sae.runs.state import RunState
@@ -68,8 +69,8 @@ def test_damaged_results_are_named_and_stop_nothing(tmp_path: Path, text: str) -
     runs = read_runs([tmp_path])
     assert len(runs.measured) == 7
     ((_, row),) = runs.unfinished.iterrows()
-    assert row["status"] == "damaged" and "results.json cannot be read" in row["reason"]
-    assert "\n" not in row["reason"]
+    assert row["status"] == "damaged" and f"{members[0].folder.results} is damaged (" in row["reason"]
+    assert "\n" not in row["reason"] and runs.damage == (row["reason"],)
 
 
 def test_damaged_states_configurations_and_curves_stop_nothing(tmp_path: Path) -> None:
@@ -83,17 +84,21 @@ def test_damaged_states_configurations_and_curves_stop_nothing(tmp_path: Path) -
     runs = read_runs([tmp_path])
     assert len(runs.measured) == 7
     assert list(runs.unfinished["status"]) == ["damaged"]
-    assert read_curve(members[1].folder.path).empty
-    assert list(read_curve(members[2].folder.path)["tokens"]) == [10]
-    assert read_curve(tmp_path / "nothing").empty
+    assert read_curve(members[1].folder.path).rows.empty
+    assert list(read_curve(members[2].folder.path).rows["tokens"]) == [10]
+    assert read_curve(tmp_path / "nothing").rows.empty and not read_curve(tmp_path / "nothing").damage
+    named = [member.folder.state for member in members[:3]]
+    assert all(any(one.startswith(f"{path} is damaged (") for one in runs.damage) for path in named)
 
 
 def test_a_row_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path, **SMALL)[0].folder
     folder.metrics.write_text("step,tokens,loss\n1,10,0.5\n2,20,0.4,7\n3,30,many\n4,40,0.2\n")
-    assert list(read_curve(folder.path)["tokens"]) == [10, 40]
+    curve = read_curve(folder.path)
+    assert list(curve.rows["tokens"]) == [10, 40]
+    assert curve.damage.startswith(f"{folder.metrics} is damaged (") and "\n" not in curve.damage
     folder.metrics.write_text("step,loss\n1,0.5\n")
-    assert read_curve(folder.path).empty
+    assert read_curve(folder.path).rows.empty
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from masked_sae.config import RunConfig
+from masked_sae.errors import DamagedFileError, InputError
+from masked_sae.report.build import write_report
+from masked_sae.report.runs_table import flat, read_runs
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.run import make_run
 from masked_sae.sweeps.evaluate import evaluate_folders
@@ -91,6 +95,111 @@ def test_an_sae_from_elsewhere_is_measured_like_the_run_that_it_is(
     assert folder.name.startswith("downloaded-")
     assert metrics(RunFolder(folder)) == pytest.approx(metrics(run), rel=1e-6)
     assert json.loads((folder / "state.json").read_text())["status"] == "done"
+
+
+def downloaded(run: RunFolder, place: Path) -> Path:
+    """An SAE as somebody else would give it: nothing in it tells that it is ours."""
+    shutil.copytree(run.sae, place)
+    cfg = json.loads((place / "cfg.json").read_text())
+    cfg["metadata"] = {key: cfg["metadata"][key] for key in ("model_name", "hook_name", "context_size")}
+    (place / "cfg.json").write_text(json.dumps(cfg))
+    return place
+
+
+def flat_keys(folder: Path) -> set[str]:
+    return set(dict(flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))))  # pyright: ignore
+
+
+def test_of_an_sae_from_elsewhere_nothing_is_on_record_that_nobody_knows(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    origin = downloaded(run, tmp_path / "downloaded")
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    evaluate_folders("sae", [origin], settings, [])
+    (folder,) = (Path(settings.output_dir) / "evaluated").iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert results["reference"]["origin"] == str(origin.resolve())
+    assert set(results["config"]) == {"lm", "data", "trainer", "sae", "eval"}
+    cfg = json.loads((origin / "cfg.json").read_text())
+    known = {key: cfg[key] for key in ("architecture", "d_in", "d_sae", "k") if key in cfg}
+    assert results["config"]["sae"] == known
+    assert results["config"]["data"]["context_length"] == cfg["metadata"]["context_size"]
+    assert not {"data.train_tokens", "data.batch_size", "seed", "optim.lr", "mask.token.rate"} & flat_keys(folder)
+    (row,) = read_runs([folder.parent]).references.to_dict("records")
+    assert row["run_id"] == folder.name and row["core/l0"] == results["metrics"]["core/l0"]
+
+
+def test_an_sae_from_elsewhere_is_measured_again_from_where_it_lies_and_with_a_sweep(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    origin = downloaded(run, tmp_path / "downloaded")
+    settings = replace(settings_for(config, neox_folder, corpus_folder, tmp_path), name=run.path.parent.name)
+    core = replace(settings, eval=replace(settings.eval, families=["core"]))
+    evaluate_folders("sae", [origin], core, [])
+    (folder,) = Path(run.path.parent).glob("downloaded-*")
+    evaluate_folders("sae", [origin], core, [])  # nothing to do, in the same folder
+    written = (folder / "config.yaml").read_text(), metrics(RunFolder(folder))
+    evaluate_folders("sae", [folder], core, [])
+    assert ((folder / "config.yaml").read_text(), metrics(RunFolder(folder))) == written
+    evaluate_folders("sweep", [run.path.parent], settings, [])
+    assert any(key.startswith("absorption/") for key in metrics(RunFolder(folder)))
+    assert metrics(RunFolder(folder)) == pytest.approx(metrics(run), rel=1e-6)
+    assert "left out" not in capsys.readouterr().out
+    (origin / "cfg.json").write_text((origin / "cfg.json").read_text() + " ")
+    with pytest.raises(InputError, match="changed since"):
+        evaluate_folders("sae", [folder], core, [])
+    shutil.rmtree(origin)
+    with pytest.raises(InputError, match=f"still in {origin.resolve()}"):
+        evaluate_folders("sae", [folder], core, [])
+
+
+@pytest.mark.parametrize("lost", ["data.store_dir", "data", "lm.hook_name", "sae", "mask"])
+def test_what_a_runs_configuration_lost_is_not_made_up(
+    lost: str, config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    stored = OmegaConf.to_container(OmegaConf.load(run.config))
+    room, _, key = lost.partition(".")
+    del (stored[room] if key else stored)[key or room]  # pyright: ignore
+    run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(stored)))
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    with pytest.raises(InputError) as refused:
+        evaluate_folders("sae", [run.path], settings, [])
+    assert str(run.config) in str(refused.value) and room in str(refused.value)
+    if key:
+        evaluate_folders("sae", [run.path], settings, [f"{lost}=named"])
+        assert metrics(run)["core/l0"] > 0
+
+
+def test_damaged_results_are_written_again_and_a_damaged_family_is_named(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    evaluate_folders("sae", [run.path], settings, [])
+    whole = run.results.read_text()
+    for text in ("", "[]", '{"metrics": {"core/l0": NaN}}'):
+        run.results.write_text(text)
+        evaluate_folders("sae", [run.path], settings, [])
+        assert run.results.read_text() == whole
+    run.family("core").write_text('{"settings": {}}')
+    with pytest.raises(DamagedFileError, match=r"core\.json is damaged \(it has no metrics\)"):
+        evaluate_folders("sae", [run.path], settings, [])
+
+
+def test_fewer_held_out_tokens_than_asked_for_are_said(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    enough = replace(settings, eval=replace(settings.eval, families=["core"]))
+    evaluate_folders("sae", [run.path], enough, [])
+    assert "note: core/tokens" not in capsys.readouterr().out
+    evaluate_folders("sae", [run.path], replace(enough, eval=replace(enough.eval, tokens=10**6)), [])
+    note = f"measured on {metrics(run)['core/tokens']:,.0f} held-out tokens of the 1,000,000 of eval.tokens"
+    assert f"note: core/tokens: {note}" in capsys.readouterr().out
+    assert note in json.loads(run.results.read_text())["notes"]["core/tokens"]
+    assert note in json.loads(run.family("core").read_text())["notes"]["tokens"]
+    assert note in write_report([run.path.parent], figures=False).read_text()
 
 
 def test_a_sweep_is_measured_with_one_reading_of_the_activations(

@@ -15,6 +15,14 @@ from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 
 _CALIBRATES = 4  # every so many held-out sequences, one
+_ENOUGH = 0.95  # of the tokens that were asked for: sequences are whole, and some of their positions special
+
+
+def shortage(measured: int, asked: int) -> dict[str, str]:
+    """A note under `tokens` where a text has held out clearly fewer tokens than `eval.tokens` asks for."""
+    if measured >= _ENOUGH * asked:
+        return {}
+    return {"tokens": f"measured on {measured:,} held-out tokens of the {asked:,} of eval.tokens: the text has no more"}
 
 
 def sequences_to_measure(held_out: Sequences, tokens: int) -> NDArray[np.int64]:

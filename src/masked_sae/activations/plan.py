@@ -53,7 +53,7 @@ class Plan:
             if batches == 0:  # less than a window: then a shorter run has a smaller one
                 batches = readable * self.batches_per_window // self.sequences_per_window
             valid = (
-                f"at most {batches * self.batch_size} here: that is {epochs:.2f} epochs of the corpus, "
-                f"and data.max_epochs={max_epochs:g}"
+                f"at most {batches * self.batch_size} here: {self.train_tokens} would be {epochs:.2f} epochs of the "
+                f"corpus, and data.max_epochs={max_epochs:g} allows no more"
             )
             raise InputError("data.train_tokens", self.train_tokens, valid)

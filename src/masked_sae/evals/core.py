@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.activations.held_out import activation_batches, sequences_to_measure
+from masked_sae.activations.held_out import activation_batches, sequences_to_measure, shortage
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
@@ -293,7 +293,8 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
         known=known,
     )
     known.update(core.metrics)
-    return Measured(core.metrics, details={"histograms": core.histograms()})
+    notes = shortage(int(core.metrics["tokens"]), settings.tokens)
+    return Measured(core.metrics, notes, {"histograms": core.histograms()})
 
 
 FAMILY = Family(

@@ -48,7 +48,7 @@ class Measured:
 
     Attributes:
         metrics: numbers, without the family's name in front.
-        notes: by metric or set of metrics, why it could not be measured.
+        notes: by metric or set of metrics, why it could not be measured, or not as asked.
         details: what the means are made of, as JSON has it.
     """
 

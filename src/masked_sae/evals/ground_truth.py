@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.activations.held_out import activation_batches, sequences_drawn
+from masked_sae.activations.held_out import activation_batches, sequences_drawn, shortage
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.activations.synthetic_truth import Truth, has_truth, load_truth
@@ -194,7 +194,7 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
         seed=settings.seed,
         batch_size=settings.batch_size,
     )
-    return Measured(found.metrics())
+    return Measured(found.metrics(), shortage(found.tokens, settings.tokens))
 
 
 FAMILY = Family(

@@ -49,7 +49,7 @@ def write_report(
     title = " + ".join(sweep.resolve().name for sweep in sweeps)
     page = render_page(folder, title, runs, design, findings, reproduce(runs, sweeps))
     write_tables(folder, runs)
-    write_text(folder / "findings.md", findings_table(findings))
+    write_text(folder / "findings.md", findings_table(findings, list(runs.references["run_id"])))
     if figures:
         write_figures(folder / "figures", runs, design, findings)
     write_text(folder / PAGE, page)

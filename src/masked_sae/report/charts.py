@@ -1,7 +1,6 @@
 """Interactive charts of the page, as plotly figures. What comes from data is escaped: plotly reads HTML in names."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,21 @@ from numpy.typing import NDArray
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
 from masked_sae.report.findings import Finding
-from masked_sae.report.runs_table import Runs, read_curve
+from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import (
+    REFERENCE,
     Series,
     dash,
     differences,
     fronts,
     levels,
+    log_ticks,
     look,
     position_limits,
     positions,
+    references,
     series_limits,
+    tick_texts,
 )
 
 _FEWEST_POINTS, _MOST_POINTS = 10, 40  # of a training curve
@@ -78,8 +81,21 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
                 hovertemplate="%{customdata[0]}<br>L0 %{x:.3g}<br>%{y:.4g}<br>click: open its folder<extra></extra>",
             )
         )
+    beside = references(runs, metric)
+    for one in beside:
+        figure.add_trace(
+            go.Scatter(
+                x=[one.l0],
+                y=[one.value],
+                customdata=[[_text(one.name), link_of[one.folder]]],
+                mode="markers",
+                name=_text(f"reference: {one.name}"),
+                marker={"symbol": REFERENCE.symbol, "size": 12, "color": REFERENCE.colour},
+                hovertemplate="%{customdata[0]}<br>L0 %{x:.3g}<br>%{y:.4g}<br>reference, of no arm<extra></extra>",
+            )
+        )
     l0s = [front.runs["l0"].to_numpy() for front in all_fronts]
-    figure.update_xaxes(type="log", **_log_ticks(np.concatenate([*l0s, np.array([])]), 2.0))
+    figure.update_xaxes(type="log", **_log_ticks(np.concatenate([*l0s, np.array([one.l0 for one in beside])]), 2.0))
     return figure
 
 
@@ -107,7 +123,7 @@ def curve_charts(runs: Runs, design: Design) -> list[tuple[str, go.Figure]]:
     """What was measured while training, of all runs laid over each other: a trace for each arm that has it, coloured as
     on its fronts, and one for unfinished runs.
     """
-    whole = {index: read_curve(Path(folder)) for index, folder in runs.table["folder"].items()}
+    whole = {index: curve.rows for index, curve in runs.curves.items()}
     points = min(max(_POINTS // len(whole), _FEWEST_POINTS), _MOST_POINTS)
     members = [
         (arm.label, design.places.index[design.places["arm"] == place], look(place, len(design.arms)).colour, "solid")
@@ -231,15 +247,9 @@ def _joined(curves: Sequence[pd.DataFrame], column: str) -> tuple[NDArray[np.flo
 
 
 def _log_ticks(values: NDArray[np.float64], base: float) -> dict[str, Any]:
-    """Ticks of a logarithmic axis written out: powers of two, or 1, 2 and 5 times powers of ten."""
-    values = values[np.isfinite(values) & (values > 0)]
-    if len(values) == 0:
-        return {}
-    low, high = float(values.min()) / 1.5, float(values.max()) * 1.5
-    powers = base ** np.arange(np.floor(np.log(low) / np.log(base)), np.ceil(np.log(high) / np.log(base)) + 1)
-    ticks = powers if base == 2 else np.concatenate([powers, 2 * powers, 5 * powers])
-    ticks = np.sort(ticks[(ticks >= low) & (ticks <= high)])
-    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    """Ticks of a logarithmic axis, written out."""
+    ticks = log_ticks(values, base)
+    return {"tickvals": ticks, "ticktext": tick_texts(ticks)} if len(ticks) else {}
 
 
 def _text(text: str) -> str:

@@ -76,7 +76,7 @@ def read_design(runs: Runs) -> Design:
     seed = table["seed"] if "seed" in table else pd.Series(float("nan"), index=table.index)
     places = pd.DataFrame({"arm": arm_of, "sparsity": sparsity_of, "stratum": stratum_of, "seed": seed})
     values = {
-        key: distinct(runs.table[key]) for key in runs.settings if not is_part_of(key, _COMPARABLE) or key == "seed"
+        key: distinct(runs.own[key]) for key in runs.settings if not is_part_of(key, _COMPARABLE) or key == "seed"
     }
     varied = {key: found for key, found in values.items() if len(found) > 1}
     of_some = {key for key in values if key.startswith("sae.") and known[key].isna().any()}

@@ -12,9 +12,10 @@ _ABOUT = {
     "run_id": ("", "the run's name: its folder and its W&B id come from it"),
     "status": (
         "",
-        "done, or why there are no metrics: failed, preempted, running, created, not measured, missing, damaged",
+        "done; reference, of an SAE from elsewhere, which no mean counts; or why there are no metrics: "
+        "failed, preempted, running, created, not measured, missing, damaged",
     ),
-    "reason": ("", "for runs that are not done"),
+    "reason": ("", "for runs that are not done; where a reference is from"),
     "folder": ("", "where the run lies, as seen when the report was written"),
     "step": ("steps", "optimizer steps done"),
     "steps": ("steps", "optimizer steps in all"),
@@ -24,6 +25,7 @@ _ABOUT = {
     "created": ("UTC", "when the run's folder was made"),
     "updated": ("UTC", "when its state last changed"),
 }
+_EXACT = 2**53  # whole numbers below this are the same as floats
 
 
 def data_dictionary(runs: Runs) -> pd.DataFrame:
@@ -53,7 +55,8 @@ def _one_type_each(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     for name in table.columns:
         column = table[name]
-        if column.dtype == "float64" and column.hasnans and (column.dropna() % 1 == 0).all() and "/" not in name:
+        whole = column.dtype == "float64" and column.hasnans and "/" not in name
+        if whole and (column.dropna() % 1 == 0).all() and (column.dropna().abs() < _EXACT).all():
             table[name] = column.astype("Int64")  # whole numbers that became floats for the gaps between them
         elif column.dtype == object:
             kinds = {type(value) for value in column.dropna()}

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from numpy.typing import NDArray
 
 from masked_sae.files import write_aside
 from masked_sae.report.catalogue import Metric
@@ -16,15 +17,19 @@ from masked_sae.report.design import Design
 from masked_sae.report.findings import Finding
 from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import (
+    REFERENCE,
     Series,
     dash,
     differences,
     fronts,
     levels,
+    log_ticks,
     look,
     position_limits,
     positions,
+    references,
     series_limits,
+    tick_texts,
 )
 
 _STYLE: Any = {
@@ -41,6 +46,8 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar in a name is a dollar
 }
+
+_LONGEST = 48  # letters of a legend's line
 
 
 def write_figures(folder: Path, runs: Runs, design: Design, findings: Sequence[Finding]) -> list[Path]:
@@ -61,7 +68,8 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
     """A metric against L0: one line for each way of masking, bars from the lowest to the highest seed."""
     figure = Figure(figsize=(4.2, 3.1), layout="constrained")
     axes = figure.add_subplot()
-    for front in fronts(runs, design, metric):
+    all_fronts, beside = fronts(runs, design, metric), references(runs, metric)
+    for front in all_fronts:
         style = look(front.arm, len(design.arms))
         axes.errorbar(
             front.l0_K,
@@ -72,9 +80,12 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
             marker=style.marker,
             linestyle=dash(front.stratum)[0],
             elinewidth=0.7,
-            label=front.name,
+            label=_brief(front.name),
         )
-    _log_l0(axes)
+    for one in beside:
+        style: Any = {"color": REFERENCE.colour, "marker": REFERENCE.marker, "markersize": 6}
+        axes.plot([one.l0], [one.value], linestyle="none", label=_brief(f"reference: {one.name}"), **style)
+    _log_l0(axes, np.concatenate([*(front.runs["l0"] for front in all_fronts), [one.l0 for one in beside]]))
     axes.set(xlabel=metric.l0_axis_label, ylabel=metric.axis_label)
     axes.legend()
     return figure
@@ -115,16 +126,23 @@ def _draw(axes: Axes, lines: Sequence[Series], limits: tuple[float, float] | Non
             linestyle=dash(line.place)[0],
             elinewidth=0.8,
             capsize=2,
-            label=line.name,
+            label=_brief(line.name),
         )
     if limits is not None:
         axes.set_ylim(*limits)
 
 
-def _log_l0(axes: Axes) -> None:
+def _log_l0(axes: Axes, l0s: NDArray[np.float64]) -> None:
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    ticks = log_ticks(l0s, 2.0)
+    axes.xaxis.set_major_locator(FixedLocator(ticks.tolist()))
+    axes.xaxis.set_major_formatter(FixedFormatter(tick_texts(ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _brief(label: str) -> str:
+    """A label that leaves room for what it labels."""
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
 def _slug(text: str) -> str:

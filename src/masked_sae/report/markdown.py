@@ -9,9 +9,12 @@ from masked_sae.report.statistics import Difference
 _HEADER = "| metric | against unmasked | unmasked | difference at matched L0 [95 %] | p (Holm) | L0 | seeds |"
 
 
-def findings_table(findings: Sequence[Finding]) -> str:
+def findings_table(findings: Sequence[Finding], references: Sequence[str] = ()) -> str:
     """One row for each headline metric and way of masking: the difference averaged over the L0s that both reach, and
     below it the differences at single L0s within them.
+
+    Args:
+        references: names of SAEs from elsewhere, which are in none of it.
     """
     lines = [
         f"Differences are masked minus unmasked, paired by seed, at equal L0 on clean text; p values are corrected "
@@ -29,6 +32,8 @@ def findings_table(findings: Sequence[Finding]) -> str:
             verdict = f"**{p}**" if average.detected else p
             lines.append(_row(name, item.arm.label, average, verdict, f"mean, {span}"))
             lines += [_row("", "", at, "", f"{at.l0_low:.3g}") for at in item.at_l0 if not math.isnan(at.estimate)]
+    if references:
+        lines += ["", f"References, in no row above: {', '.join(_plain(name) for name in references)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -41,5 +46,6 @@ def _row(metric: str, arm: str, difference: Difference, p: str, l0: str) -> str:
 
 
 def _plain(label: str) -> str:
-    """A label that ends no cell and opens no tag."""
-    return label.replace("|", "\\|").replace("<", "&lt;")
+    """A label as text: it ends no cell, opens no tag and no link, and sets nothing in bold."""
+    text = "".join(f"\\{letter}" if letter in "\\`*[]|#" else letter for letter in " ".join(label.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -22,11 +22,13 @@ from masked_sae.report.exports import data_dictionary
 from masked_sae.report.findings import Finding, answer, comparisons_made, show_difference, show_p, show_seeds
 from masked_sae.report.reproduce import Reproduction
 from masked_sae.report.runs_table import Runs
+from masked_sae.report.series import fronts, references
 from masked_sae.report.statistics import OUTSIDE, Difference
 from masked_sae.runs.sweep_record import heading
 
 _FIRST, _LAST = "core/l0", "core/dead_latents"  # in the table of runs, beside the headline metrics
 _VALUES_SHOWN = 12  # of a setting that differs
+_RUNS_NAMED = 6  # in one line
 
 
 def render_page(
@@ -54,11 +56,22 @@ def render_page(
         "table_module": b64encode(module).decode(),
         "strata": [_stratum(design, label, findings, charts) for label in design.strata or ("",)],
         "comparisons": comparisons_made(findings),
-        "not_measured": runs.catalogue.not_measured(runs.metrics),
+        "not_measured": runs.catalogue.not_measured(runs.measured_metrics),
+        "runs": len(runs.own),
+        "references": [
+            {"name": row["run_id"], "reason": row["reason"], "link": link_of[row["folder"]]}
+            for _, row in runs.references.iterrows()
+        ],
+        "notes": [(note, _runs_named(having, len(runs.table))) for note, having in runs.notes.items()],
+        "damage": damage(runs),
         "counts": _counts(runs),
         "varied": [(key, _values(values), len(values)) for key, values in design.varied.items()],
         "fixed": [(key, show_setting(value)) for key, value in design.fixed.items()],
-        "fronts": [(_named(metric), charts.add(front_chart(runs, design, metric, link_of))) for metric in metrics],
+        "fronts": [
+            (_named(metric), charts.add(front_chart(runs, design, metric, link_of)))
+            for metric in metrics
+            if fronts(runs, design, metric) or references(runs, metric)
+        ],
         "curves": [(name, charts.add(figure)) for name, figure in curve_charts(runs, design)],
         "table": _table(runs, design, link_of),
         "unfinished": [
@@ -120,6 +133,18 @@ def _stratum(design: Design, label: str, findings: Sequence[Finding], charts: _C
             for finding in own
         ],
     }
+
+
+def damage(runs: Runs) -> list[str]:
+    """What files could not be read, of the runs' curves too."""
+    return [*runs.damage, *(curve.damage for curve in runs.curves.values() if curve.damage)]
+
+
+def _runs_named(having: Sequence[str], of: int) -> str:
+    """`in all runs`, or which."""
+    if len(having) == of:
+        return "in all runs" if of > 1 else ""
+    return ", ".join(having) if len(having) <= _RUNS_NAMED else f"{len(having)} of {of} runs"
 
 
 def _named(metric: Metric) -> str:

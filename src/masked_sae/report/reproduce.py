@@ -11,6 +11,8 @@ from masked_sae.runs.attempts import Software, find_software, read_attempts
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import HOW, is_part_of
 
+_RUNS_NAMED = 8  # in one line
+
 
 @dataclass(frozen=True)
 class MadeWith:
@@ -32,6 +34,7 @@ class Reproduction:
     report: the command that writes this report.
     trained: with what the runs were trained, as far as they say; most runs first. Resumed runs may be in several.
     unrecorded: runs with results that do not say.
+    threads: a line, where runs or attempts differ in torch's threads on the CPU, whose sums then round differently.
     written: with what the report was written.
     """
 
@@ -40,22 +43,52 @@ class Reproduction:
     report: str
     trained: tuple[MadeWith, ...]
     unrecorded: int
+    threads: str
     written: Software
 
 
 def reproduce(runs: Runs, sweeps: Sequence[Path]) -> Reproduction:
     """Finds the commands."""
     folders = "[" + ",".join(str(sweep) for sweep in sweeps) + "]" if len(sweeps) > 1 else str(sweeps[0])
-    known = runs.table[runs.table["status"] == "done"]
-    example = str(known["folder"].iloc[0] if len(known) else runs.table["folder"].iloc[0])
-    run = f"python -m src.train --config-path {shlex.quote(str(Path(example).resolve()))} --config-name config"
     return Reproduction(
         tuple(dict.fromkeys(map(_sweep_command, runs.commands))),
-        f"{run} hydra.run.dir=. hydra.output_subdir=null",
+        _run_command(runs),
         f"python -m src.report {shlex.quote(f'sweep={folders}')}",
         *_trained_with(runs),
+        _threads(runs),
         find_software(),
     )
+
+
+def _run_command(runs: Runs) -> str:
+    """Of a run that is done, if one is; empty where there are references alone."""
+    folders = [*runs.measured["folder"], *runs.own["folder"]]
+    if not folders:
+        return ""
+    run = f"python -m src.train --config-path {shlex.quote(str(Path(folders[0]).resolve()))} --config-name config"
+    return f"{run} hydra.run.dir=. hydra.output_subdir=null"
+
+
+def _threads(runs: Runs) -> str:
+    of_run: dict[str, tuple[int, ...]] = {}
+    for name, folder in zip(runs.own["run_id"], runs.own["folder"], strict=True):
+        attempts = read_attempts(RunFolder(Path(folder)).attempts)
+        if attempts:
+            of_run[str(name)] = tuple(dict.fromkeys(one.threads for one in attempts))
+    if not of_run:
+        return ""
+    usual, count = Counter(of_run.values()).most_common(1)[0]
+    others = [f"{name} ({_then(used)})" for name, used in of_run.items() if used != usual or len(usual) > 1]
+    if not others:
+        return ""
+    of = f"{count} of {len(of_run)} runs were trained with {_then(usual)} CPU threads; " if len(usual) == 1 else ""
+    more = f" and {len(others) - _RUNS_NAMED} more" if len(others) > _RUNS_NAMED else ""
+    named = ", ".join(others[:_RUNS_NAMED]) + more
+    return f"{of}with another number, or with several, so bits may differ by round-off: {named}."
+
+
+def _then(used: tuple[int, ...]) -> str:
+    return " then ".join(map(str, used))
 
 
 def _sweep_command(overrides: Sequence[str]) -> str:
@@ -68,7 +101,7 @@ def _trained_with(runs: Runs) -> tuple[tuple[MadeWith, ...], int]:
     """What the runs say, equal answers counted, and how many say nothing."""
     counts: Counter[tuple[str, tuple[tuple[str, str], ...], str]] = Counter()
     unrecorded = 0
-    for folder in runs.table["folder"]:
+    for folder in runs.own["folder"]:
         run = RunFolder(Path(folder))
         attempts = read_attempts(run.attempts)
         unrecorded += run.results.exists() and not attempts

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -12,29 +13,38 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from masked_sae.config import all_settings
-from masked_sae.errors import InputError
+from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.masks.run_masks import effective_of_recorded
 from masked_sae.report.catalogue import Catalogue, Metric, our_catalogue, read_words
-from masked_sae.runs.curve import read_metrics
+from masked_sae.report.training_curves import TrainingCurve, read_curve
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, silence
+from masked_sae.runs.results import Results, check_values, is_old_reference, read_family_file, read_results
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.runs.sweep_record import MEMBERS, Member, read_commands, read_members
 
 STATE_COLUMNS = ("step", "steps", "tokens", "seconds", "tokens_per_second", "created", "updated")
 ABOUT_COLUMNS = ("sweep", "run_id", "status", "reason", "folder", *STATE_COLUMNS)
+REFERENCE = "reference"  # the state of an SAE from elsewhere
+_TIMES = ("created", "updated")
+_LARGEST = 2**53  # of what a state counts
+_OF_MEASURING = ("lm.", "data.", "eval.", "trainer.")  # keys that hold of what an earlier version measured
+_OF_TRAINING = ("batch_size", "train_tokens", "window_tokens", "scale_tokens", "max_epochs")  # under `data`
 
 
 @dataclass(frozen=True)
 class Runs:
     """Attributes:
     table: one row for each member; columns `ABOUT_COLUMNS`, then settings (`sae.k`), then metrics (`core/l0`).
-        `status` is `done` for those whose results could be read, and for no other.
+        `status` is `done` for those whose results could be read, and for no other; `reference` for SAEs from
+        elsewhere, which are shown beside the runs and are in no design, mean or test.
     settings, metrics: the names of those columns.
     masks: what hid anything in each row's run, as the masks say: settings by dotted key. None where it is not known.
     words: of the settings, by key: label, unit, and whether it makes SAEs sparse.
     catalogue: the words of the metrics.
     commands: that the runs are of, as far as their sweeps have recorded them.
+    notes: what could not be measured, or not as asked, with the runs of which that is said.
+    damage: files that could not be read in whole, and what is wrong with them.
     """
 
     table: pd.DataFrame
@@ -44,6 +54,8 @@ class Runs:
     words: Mapping[str, Mapping[str, Any]]
     catalogue: Catalogue
     commands: tuple[tuple[str, ...], ...]
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    damage: tuple[str, ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -61,7 +73,26 @@ class Runs:
 
     @property
     def unfinished(self) -> pd.DataFrame:
-        return self.table[self.table["status"] != "done"]
+        return self.table[~self.table["status"].isin(["done", REFERENCE])]
+
+    @property
+    def references(self) -> pd.DataFrame:
+        return self.table[self.table["status"] == REFERENCE]
+
+    @property
+    def own(self) -> pd.DataFrame:
+        """All but the references."""
+        return self.table[self.table["status"] != REFERENCE]
+
+    @property
+    def measured_metrics(self) -> list[str]:
+        """Those that some run has, and not a reference alone."""
+        return [key for key in self.metrics if self.own[key].notna().any()]
+
+    @cached_property
+    def curves(self) -> Mapping[Any, TrainingCurve]:
+        """By the table's index."""
+        return {index: read_curve(Path(folder)) for index, folder in self.table["folder"].items()}
 
 
 def read_runs(sweeps: Sequence[Path]) -> Runs:
@@ -70,7 +101,8 @@ def read_runs(sweeps: Sequence[Path]) -> Runs:
     Raises:
         InputError: a folder is none, its record cannot be read, or it holds no runs.
     """
-    found = [_read(sweep, member) for sweep in sweeps for member in _members(sweep)]
+    recorded = [(sweep, _recorded(sweep)) for sweep in sweeps]
+    found = [_read(sweep, member) for sweep, record in recorded for member in record.members]
     settings = tuple(dict.fromkeys(key for one in found for key in one.configuration))
     metrics = tuple(dict.fromkeys(key for one in found for key in one.metrics))
     rows = [{**one.configuration, **one.metrics, **one.about} for one in found]
@@ -88,38 +120,70 @@ def read_runs(sweeps: Sequence[Path]) -> Runs:
         pd.Series([one.masks for one in found], index=table.index, dtype=object),
         words,
         replace(our_catalogue(), own=own),
-        tuple(tuple(command) for sweep in sweeps for command in _commands(sweep)),
+        tuple(command for _, record in recorded for command in record.commands),
+        _gathered(found),
+        tuple(
+            dict.fromkeys(
+                [*(one for _, record in recorded for one in record.damage), *(d for one in found for d in one.damage)]
+            )
+        ),
     )
 
 
-def read_curve(folder: Path) -> pd.DataFrame:
-    """A run's training curve, without what cannot be read of it; empty where that is all."""
-    try:
-        curve = pd.DataFrame(read_metrics(RunFolder(folder).metrics))
-    except (OSError, ValueError):
-        return pd.DataFrame()
-    return curve if "tokens" in curve else pd.DataFrame()
+def _gathered(found: "Sequence[_Member]") -> dict[str, list[str]]:
+    notes: dict[str, list[str]] = {}
+    for one in found:
+        for key, note in one.notes.items():
+            notes.setdefault(f"{key}: {note}", []).append(str(one.about["run_id"]))
+    return notes
 
 
-def _members(sweep: Path) -> list[Member]:
+@dataclass(frozen=True)
+class _Record:
+    """Of a sweep.
+
+    Attributes:
+        damage: what of it could not be read; its members are then those that lie in its folder.
+    """
+
+    members: Sequence[Member]
+    commands: Sequence[tuple[str, ...]]
+    damage: Sequence[str] = ()
+
+
+def _recorded(sweep: Path) -> _Record:
     if not sweep.is_dir():
         raise InputError("sweep", sweep, "a sweep's folder, such as runs/mask_rate")
     if RunFolder(sweep).results.exists():
-        return [Member(RunFolder(sweep), {})]
+        return _Record([Member(RunFolder(sweep), {})], [])
     try:
-        members = read_members(sweep)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError("sweep", sweep, f"a folder whose {MEMBERS} can be read ({error})") from error
+        members, commands = _checked(sweep, read_members(sweep), read_commands(sweep))
+        damage: list[str] = []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        members, commands, damage = [], [], [_said(sweep / MEMBERS, error)]
     known = {member.folder.run_id for member in members}
-    elsewhere = sorted(path.parent for path in sweep.glob("*/results.json") if path.parent.name not in known)
+    lying = {path.parent for name in ("state.json", "results.json") for path in sweep.glob(f"*/{name}")}
+    elsewhere = sorted(path for path in lying if path.name not in known)
     found = [*members, *(Member(RunFolder(path), {}) for path in elsewhere)]
     if not found:
-        raise InputError("sweep", sweep, "a folder that holds runs, such as runs/mask_rate")
-    return found
+        valid = "a folder that holds runs, such as runs/mask_rate" + "".join(f" ({one})" for one in damage)
+        raise InputError("sweep", sweep, valid)
+    return _Record(found, commands, damage)
 
 
-def _commands(sweep: Path) -> list[list[str]]:
-    return [] if RunFolder(sweep).results.exists() else read_commands(sweep)
+def _checked(sweep: Path, members: Any, commands: Any) -> tuple[list[Member], list[tuple[str, ...]]]:
+    """These, if they are what a sweep's record should hold."""
+    swept = [member.swept for member in members]
+    check_values(sweep / MEMBERS, [*swept, commands])
+    texts = [value for one in swept for value in dict(one).values()] + [part for one in commands for part in one]
+    if not all(isinstance(text, str) for text in texts):
+        raise DamagedFileError(sweep / MEMBERS, "a value that is no text")
+    return list(members), [tuple(command) for command in commands]
+
+
+def _said(path: Path, error: BaseException) -> str:
+    """What is wrong with a file, in a line that names it."""
+    return str(error) if isinstance(error, DamagedFileError) else f"{path} is damaged ({_short(error)})"
 
 
 @dataclass(frozen=True)
@@ -129,6 +193,8 @@ class _Member:
     configuration: flat.
     masks: see `Runs`.
     words, called: of a user's own settings and metrics, as the results tell.
+    notes: by metric.
+    damage: see `Runs`.
     """
 
     about: Mapping[str, Any]
@@ -137,6 +203,8 @@ class _Member:
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     words: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     called: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
+    damage: tuple[str, ...] = ()
 
 
 def _read(sweep: Path, member: Member) -> _Member:
@@ -144,28 +212,83 @@ def _read(sweep: Path, member: Member) -> _Member:
     about: dict[str, Any] = {"sweep": sweep.name, "run_id": folder.run_id, "folder": str(folder.path)}
     if not folder.path.is_dir():
         return _Member(about | {"status": "missing", "reason": "its folder is gone"}, _as_settings(member.swept))
-    try:
-        state = read_state(folder.state)
-    except (OSError, ValueError, TypeError) as error:
-        state, about["reason"] = None, f"state.json cannot be read ({_short(error)})"
+    state, damage = _state_of(folder)
     if state is not None:
         about |= {name: getattr(state, name) for name in STATE_COLUMNS}
     try:
-        results = json.loads(folder.results.read_text(encoding="utf-8"))
-        metrics = _numbers(results["metrics"])
-        nested, own = dict(results.get("config") or {}), dict(results.get("own") or {})
-        configuration = dict(flat(nested)) or _settings_of(member)
-        masks = _effective(nested.get("mask"), own.get("masks", {}))
-        words, called = {key: dict(one) for key, one in own.get("settings", {}).items()}, read_words(own)
+        results = read_results(folder)
+        read = _measured(member, about, state, results)
     except FileNotFoundError:
-        return _Member(about | _why_unfinished(folder, state, about.get("reason")), _settings_of(member))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"results.json cannot be read ({_short(error)})"
-        return _Member(about | {"status": "damaged", "reason": reason}, _settings_of(member))
-    if not metrics:
+        unfinished = _why_unfinished(folder, state, damage[0] if damage else None)
+        return _Member(about | unfinished, _settings_of(member), damage=tuple(damage))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = _said(folder.results, error)
+        return _Member(about | {"status": "damaged", "reason": reason}, _settings_of(member), damage=(*damage, reason))
+    return replace(read, notes=results.notes, damage=(*damage, *_damaged_families(folder)))
+
+
+def _state_of(folder: RunFolder) -> tuple[RunState | None, list[str]]:
+    """A run's state, and what is wrong with its file."""
+    try:
+        state = read_state(folder.state)
+        if state is not None:
+            _check_state(folder, state)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        return None, [_said(folder.state, error)]
+    return state, []
+
+
+def _check_state(folder: RunFolder, state: RunState) -> None:
+    """Refuses what no table can hold.
+
+    Raises:
+        DamagedFileError: says which.
+    """
+    values = {name: cast(object, getattr(state, name)) for name in (*STATE_COLUMNS, "status", "error")}
+    check_values(folder.state, values)
+    for name, value in values.items():
+        if name in (*_TIMES, "status", "error"):
+            fits = isinstance(value, str) or (name == "error" and value is None)
+        else:
+            fits = isinstance(value, (int, float)) and abs(value) <= _LARGEST
+        if not fits:
+            raise DamagedFileError(folder.state, f"{name} is {value!r:.50}")
+
+
+def _measured(member: Member, about: Mapping[str, Any], state: RunState | None, results: Results) -> _Member:
+    """A run that has results."""
+    nested, own = dict(results.config), results.own
+    words, called = {key: dict(one) for key, one in own.get("settings", {}).items()}, read_words(own)
+    untrained = {key: value for key, value in about.items() if key not in STATE_COLUMNS or key in _TIMES}
+    if results.reference is not None:
+        status = {"status": REFERENCE, "reason": f"an SAE from elsewhere: {results.reference.get('origin')}"}
+        return _Member(untrained | status, dict(flat(nested)), None, results.metrics, words, called)
+    if is_old_reference(member.folder, state):
+        status = {"status": REFERENCE, "reason": "an SAE from elsewhere, measured by an earlier version"}
+        known = {key: value for key, value in flat(nested) if _holds_of_measuring(key)}
+        return _Member(untrained | status, known, None, results.metrics, words, called)
+    configuration = dict(flat(nested)) or _settings_of(member)
+    masks = _effective(nested.get("mask"), own.get("masks", {}))
+    if not results.metrics:
         reason = "trained, but no metric was measured; python -m src.evaluate does so"
-        return _Member(about | {"status": "not measured", "reason": reason}, configuration)
-    return _Member(about | {"status": "done"}, configuration, masks, metrics, words, called)
+        return _Member(dict(about) | {"status": "not measured", "reason": reason}, configuration)
+    return _Member(dict(about) | {"status": "done"}, configuration, masks, results.metrics, words, called)
+
+
+def _holds_of_measuring(key: str) -> bool:
+    """Whether a setting says what was measured on, and nothing of a training."""
+    return key.startswith(_OF_MEASURING) and key.removeprefix("data.") not in _OF_TRAINING
+
+
+def _damaged_families(folder: RunFolder) -> list[str]:
+    """What is wrong with the files that the results were made of; they stand without them."""
+    found: list[str] = []
+    for path in sorted(folder.evals.glob("*.json")):
+        try:
+            read_family_file(path)
+        except (OSError, DamagedFileError) as error:
+            found.append(_said(path, error))
+    return found
 
 
 def _effective(masks: Any, own: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -195,8 +318,11 @@ def _settings_of(member: Member) -> dict[str, Any]:
     """From the run's own file; where that cannot be read, what the sweep says of it."""
     try:
         read: Any = OmegaConf.to_container(OmegaConf.load(member.folder.config))
+        check_values(member.folder.config, read)
         return dict(flat(read))
-    except (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException):
+    except (
+        OSError, ValueError, TypeError, AttributeError, RuntimeError, YAMLError, OmegaConfBaseException
+    ):  # fmt: skip
         return _as_settings(member.swept)
 
 
@@ -207,9 +333,10 @@ def _as_settings(swept: Mapping[str, str]) -> dict[str, Any]:
 def _parsed(text: str) -> int | float | str:
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        return number if abs(number) <= _LARGEST else text
     return text
 
 
@@ -219,11 +346,6 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics that are numbers; what could not be measured (null, a note) is left out."""
-    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
 
 
 def _short(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from masked_sae.report.catalogue import Metric
@@ -44,7 +45,9 @@ _MARKERS = (
     (">", "triangle-right"),
     ("*", "star"),
 )
+REFERENCE = Look("#b2182b", "h", "hexagon2", "", "")  # no arm's, neither in colour nor in shape
 _DASHES = (("-", "solid"), ("--", "dash"), ("-.", "dashdot"), (":", "dot"))
+_MOST_TICKS = 14
 
 
 def look(place: int, count: int) -> Look:
@@ -111,6 +114,54 @@ def fronts(runs: Runs, design: Design, metric: Metric) -> list[Front]:
                 )
             )
     return found
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An SAE from elsewhere: a point of its own, of no front."""
+
+    name: str
+    folder: str
+    l0: float
+    value: float
+
+
+def references(runs: Runs, metric: Metric) -> list[Reference]:
+    """Those of which the metric was measured."""
+    table = runs.references
+    if metric.key not in table or metric.l0 not in table:
+        return []
+    shown = table[np.isfinite(table[metric.key]) & np.isfinite(table[metric.l0]) & (table[metric.l0] > 0)]
+    columns = [shown[name] for name in ("run_id", "folder", metric.l0, metric.key)]
+    return [Reference(str(n), str(f), float(l0), float(value)) for n, f, l0, value in zip(*columns, strict=True)]
+
+
+def log_ticks(values: Array, base: float) -> Array:
+    """Ticks of a logarithmic axis on which these values lie: powers of two, or 1, 2 and 5 times powers of ten; where
+    fewer than two of these lie among the values, evenly spaced round numbers.
+    """
+    values = values[np.isfinite(values) & (values > 0)]
+    if len(values) == 0:
+        return np.array([])
+    low, high = float(values.min()), float(values.max())
+    first, last = (np.log([low / 1.5, high * 1.5]) / np.log(base)).tolist()
+    powers = base ** np.arange(np.floor(first), np.ceil(last) + 1)
+    ticks = np.sort(powers if base == 2 else np.concatenate([powers, 2 * powers, 5 * powers]))
+    if ((ticks >= low) & (ticks <= high)).sum() >= 2:
+        return _thinned(ticks[(ticks >= low / 1.5) & (ticks <= high * 1.5)])
+    if high <= low * (1 + 1e-9):
+        return np.array([float(f"{low:.4g}")])
+    even = np.asarray(MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high), dtype=np.float64)
+    return even[(even > 0) & (even >= low / 1.5) & (even <= high * 1.5)]
+
+
+def _thinned(ticks: Array) -> Array:
+    """At most about so many as an axis has room for."""
+    return ticks[:: max(1, -(-len(ticks) // _MOST_TICKS))]
+
+
+def tick_texts(ticks: Array) -> list[str]:
+    return [f"{tick:.10g}" for tick in ticks]
 
 
 @dataclass(frozen=True)

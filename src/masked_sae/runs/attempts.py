@@ -74,7 +74,7 @@ def find_software() -> Software:
 def _entries(path: Path) -> list[Any]:
     try:
         found: Any = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # of JSON nested beyond reading
         return []
     return found if isinstance(found, list) else []
 

@@ -86,7 +86,8 @@ class CurveFile:
         self._columns: list[str] = []  # of the file
         self.last_step = 0  # of the rows that were there
         if path.exists():
-            self._columns, kept = _parse_rows(path, resumed_at)
+            self._columns, kept, unreadable = parse_rows(path, resumed_at)
+            _tell(path, unreadable)
             self.last_step = int(kept[-1]["step"]) if kept else 0
             _rewrite(path, _text(self._columns, kept, with_header=True) if kept else "")
 
@@ -97,7 +98,7 @@ class CurveFile:
             self._columns = list(metrics)
         elif not metrics.keys() <= set(self._columns):
             self._columns = [*metrics, *(column for column in self._columns if column not in metrics)]
-            write_text(self._path, _text(self._columns, _parse_rows(self._path, row.step)[1], with_header=True))
+            write_text(self._path, _text(self._columns, parse_rows(self._path, row.step)[1], with_header=True))
         _append(self._path, _text(self._columns, [metrics], with_header=new))
 
 
@@ -117,7 +118,11 @@ class HistogramFile:
 
 def read_metrics(path: Path, until: int = sys.maxsize) -> list[Metrics]:
     """The rows of a curve up to a step; none where there is no file. It is said how many lines cannot be read."""
-    return _parse_rows(path, until)[1] if path.exists() else []
+    if not path.exists():
+        return []
+    _, rows, unreadable = parse_rows(path, until)
+    _tell(path, unreadable)
+    return rows
 
 
 def read_rows(metrics: Path, histograms: Path, until: int) -> list[Row]:
@@ -127,12 +132,12 @@ def read_rows(metrics: Path, histograms: Path, until: int) -> list[Row]:
     return [Row(row, of_step.get(int(row["step"]), {})) for row in read_metrics(metrics, until)]
 
 
-def _parse_rows(path: Path, until: int) -> tuple[list[str], list[Metrics]]:
-    """The columns, and the rows up to a step."""
+def parse_rows(path: Path, until: int = sys.maxsize) -> tuple[list[str], list[Metrics], int]:
+    """The columns, the rows up to a step, and how many lines cannot be read."""
     header, *lines = _whole_lines(path) or [""]
     columns = header.split(",")
-    rows = _readable(path, [header, *lines], lambda line: _row(columns, line))
-    return columns, [row for row in rows if row["step"] <= until]
+    rows = _readable(lines, lambda line: _row(columns, line))
+    return columns, [row for row in rows if row["step"] <= until], len(lines) - len(rows)
 
 
 def _row(columns: Sequence[str], line: str) -> Metrics:
@@ -148,8 +153,10 @@ def _number(column: str, cell: str) -> float:
 
 
 def _parse_lines(path: Path, until: int) -> list[dict[str, Any]]:
-    lines = _readable(path, ["", *_whole_lines(path)], _histograms)
-    return [line for line in lines if line["step"] <= until]
+    lines = _whole_lines(path)
+    found = _readable(lines, _histograms)
+    _tell(path, len(lines) - len(found))
+    return [line for line in found if line["step"] <= until]
 
 
 def _histograms(line: str) -> dict[str, Any]:
@@ -159,15 +166,18 @@ def _histograms(line: str) -> dict[str, Any]:
     return found
 
 
-def _readable(path: Path, lines: Sequence[str], read: Callable[[str], Parsed]) -> list[Parsed]:
-    """What is read of the lines after the first, without those that cannot be."""
+def _readable(lines: Iterable[str], read: Callable[[str], Parsed]) -> list[Parsed]:
+    """What is read of the lines, without those that cannot be."""
     found: list[Parsed] = []
-    for line in lines[1:]:
+    for line in lines:
         with suppress(ValueError, TypeError, KeyError, IndexError, RecursionError, csv.Error):
             found.append(read(line))
-    if len(found) < len(lines) - 1:
-        notice(f"{path} is damaged: {len(lines) - 1 - len(found)} of its lines cannot be read")
     return found
+
+
+def _tell(path: Path, unreadable: int) -> None:
+    if unreadable:
+        notice(f"{path} is damaged: {unreadable} of its lines cannot be read")
 
 
 def _whole_lines(path: Path) -> list[str]:

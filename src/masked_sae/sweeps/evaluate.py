@@ -3,36 +3,37 @@
 SAEs of one LM, hook point and text share its activations and probes.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 from yaml import YAMLError
 
 from masked_sae.config import RunConfig, check_measuring, recorded_config
-from masked_sae.errors import InputError, one_line
+from masked_sae.errors import DamagedFileError, InputError, one_line
 from masked_sae.evals.context import EvalContext
 from masked_sae.evals.texts.task_settings import check_tasks
-from masked_sae.files import write_text
-from masked_sae.interop.saelens import load_sae, read_metadata
+from masked_sae.interop.saelens import load_sae
+from masked_sae.runs.config_file import read_config, write_config
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError, hold
-from masked_sae.runs.results import read_own
+from masked_sae.runs.results import REFERENCE, is_old_reference, read_results, write_results
 from masked_sae.runs.run import Run, find_inputs
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep_record import read_members
 from masked_sae.settings import without_neutral
+from masked_sae.sweeps.references import describe, digest_of, origin_of, place_of, readable, trimmed
 from masked_sae.sweeps.summary import print_members
 from masked_sae.tracking.run_tracker import begin_tracking
 from masked_sae.tracking.sweep import log_sweep
 from masked_sae.training.assemble import find_device, load_lm_and_text
 from masked_sae.training.evaluation import evaluate, forget, make_context, unmeasured
+from masked_sae.training.threads import use_threads
 
 _OWN = ("lm", "data", "eval", "trainer")  # of a run's configuration, what the command line may change
 
@@ -51,13 +52,17 @@ def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, ov
     """
     check_tasks(settings.eval.tasks)
     found = [run for folder in folders for run in _find(kind, folder, settings, overrides)]
-    pending = [run for run in found if settings.force or unmeasured(run.folder, run.config.eval)]
+    pending = [run for run in found if settings.force or _is_pending(run)]
     contexts: dict[str, EvalContext] = {}
     for run in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
         try:
             _measure(run, contexts, force=settings.force)
         except HeldError as held:
             print(held)  # another process trains or measures it
+        except DamagedFileError as error:
+            if kind == "sae":
+                raise
+            print(error)  # the other members are measured all the same
     shown = [run for run in (found if kind == "sweep" else pending) if run.origin is None]
     for sweep, settings_there in {run.folder.path.parent: run.config.logger.wandb for run in shown}.items():
         log_sweep(sweep, settings_there)
@@ -72,51 +77,110 @@ def _find(kind: str, folder: Path, settings: RunConfig, overrides: Sequence[str]
     members = read_members(folder)
     if not members:
         raise InputError("sweep", folder, "a sweep's folder, such as runs/mask_rate")
-    done = [member.folder for member in members if (member.folder.sae / "cfg.json").exists()]
+    found: list[Run] = []
     for member in members:
-        if member.folder not in done:
-            state = read_state(member.folder.state)
-            status = "missing" if state is None else state.status
-            print(f"left out: {member.folder.run_id}: {status}, without an SAE yet")
-    return [_find_run(run.path, settings, overrides) for run in done]
+        there = member.folder
+        if not (there.sae / "cfg.json").exists() and origin_of(there) is None:
+            print(f"left out: {there.run_id}: {_why_unmeasurable(there)}")
+            continue
+        try:
+            found.append(_find_run(there.path, settings, overrides))
+        except (InputError, DamagedFileError) as error:
+            print(f"left out: {there.run_id}: {error}")
+    if not found:
+        raise InputError("sweep", folder, "a sweep that has SAEs to measure")
+    return found
+
+
+def _why_unmeasurable(folder: RunFolder) -> str:
+    try:
+        state = read_state(folder.state)
+    except DamagedFileError as error:
+        return str(error)
+    if is_old_reference(folder, state):
+        return "an SAE from elsewhere, by an earlier version: sae=FOLDER, its own folder, measures it anew"
+    status = "missing" if state is None else state.status
+    return f"{status}, without an SAE yet"
 
 
 def _find_run(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> Run:
-    """Of a run's folder, its sae/ folder, or an SAE from elsewhere."""
+    """Of a run's folder, its sae/ folder, an SAE from elsewhere, or the folder that one was measured into."""
     run = RunFolder(folder.parent if folder.name == "sae" and (folder.parent / "config.yaml").exists() else folder)
-    if run.config.exists():
-        if not run.sae.is_dir():
-            raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
-        return _run_in(run, settings, overrides)
-    config = _config_for(folder, read_metadata(folder), settings, overrides)
-    read_on = json.dumps([asdict(config.lm), asdict(config.data)], sort_keys=True)
-    digest = hashlib.blake2b(read_on.encode(), digest_size=4)
-    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    name = folder.resolve().parent.name if folder.name == "sae" else folder.resolve().name
-    place = Path(config.output_dir) / config.name / f"{name}-{digest.hexdigest()}"
-    return Run(RunFolder(place), {}, config, origin=folder)
+    if not run.config.exists():
+        record = describe(folder, settings, _keys(overrides))
+        place = place_of(folder, record, settings)
+        return _recorded(place, OmegaConf.create(record), settings, overrides, origin=folder)
+    origin = origin_of(run)
+    if origin is not None:
+        _check_origin(run, origin, settings)
+    elif not run.sae.is_dir():
+        raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
+    return _run_in(run, settings, overrides, origin)
 
 
-def _run_in(folder: RunFolder, settings: RunConfig, overrides: Sequence[str]) -> Run:
+def _check_origin(folder: RunFolder, origin: Path, settings: RunConfig) -> None:
+    """Refuses to add to what was measured of an SAE what another one would measure."""
+    if not (origin / "cfg.json").is_file():
+        raise InputError("sae", folder.path, f"an evaluation whose SAE is still in {origin}")
+    stored: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
+    if stored[REFERENCE].get("digest") != digest_of(origin, settings.digest_memory):
+        valid = f"an evaluation of what is in {origin}: that has changed since; sae={origin} measures it anew"
+        raise InputError("sae", folder.path, valid)
+
+
+def _run_in(folder: RunFolder, settings: RunConfig, overrides: Sequence[str], origin: Path | None) -> Run:
     """With the configuration of its folder, this command's `eval`, and what else stood on the command line."""
+    stored = read_config(folder.config)
+    lacks = [] if origin is not None else [key for key in ("mask", "sae", "optim") if key not in stored]
+    if lacks:
+        raise InputError("sae", folder.config, f"a whole configuration: this one lacks {', '.join(lacks)}")
+    return _recorded(folder, stored, settings, overrides, origin)
+
+
+def _recorded(
+    folder: RunFolder, stored: DictConfig, settings: RunConfig, overrides: Sequence[str], origin: Path | None
+) -> Run:
     try:
         asked = OmegaConf.create(_plain(settings))
-        stored = OmegaConf.load(folder.config)
-        assert isinstance(stored, DictConfig)
         for key in _keys(overrides):
             if key.split(".")[0] in _OWN:
                 OmegaConf.update(stored, key, OmegaConf.select(asked, key), merge=False, force_add=True)
-        OmegaConf.update(stored, "trainer.progress", settings.trainer.progress, force_add=True)
         stored["eval"] = asked["eval"]
-        config = recorded_config(stored, settings, read_own(folder))
+        OmegaConf.update(stored, "trainer.progress", settings.trainer.progress, force_add=True)
         record: Any = OmegaConf.to_container(stored, resolve=True)
+        if origin is None:
+            config = recorded_config(stored, settings, _own(folder, record))
+        else:
+            record = trimmed(record)
+            config = recorded_config(OmegaConf.create(readable(record, settings)), settings, {})
+            config.trainer.progress = settings.trainer.progress
+    except MissingMandatoryValue as error:
+        valid = f"a whole configuration: this one lacks {error.full_key}; {error.full_key}=VALUE would name it"
+        raise InputError("sae", folder.config, valid) from error
     except (
-        OSError, AssertionError, AttributeError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException
+        OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError, YAMLError, OmegaConfBaseException
     ) as error:  # fmt: skip
         raise InputError("sae", folder.config, f"a run's configuration ({one_line(error)})") from error
     check_measuring(config)
-    return Run(folder, {}, config, on_record=record)
+    return Run(folder, {}, config, origin=origin, on_record=record)
+
+
+def _own(folder: RunFolder, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the results tell of a user's own.
+
+    Raises:
+        DamagedFileError: they are damaged, and only they could tell.
+    """
+    try:
+        return read_results(folder).own
+    except FileNotFoundError:
+        return {}
+    except DamagedFileError as error:
+        rooms = [record.get("sae"), *(record.get("mask") or {}).values()]
+        if any(isinstance(room, Mapping) and cast(Mapping[str, Any], room).get("_module_") for room in rooms):
+            mend = "remove it, and python -m src.train of the run writes it again"
+            raise DamagedFileError(error.path, error.why, mend) from error
+        return {}
 
 
 def _plain(settings: RunConfig) -> dict[str, Any]:
@@ -124,36 +188,34 @@ def _plain(settings: RunConfig) -> dict[str, Any]:
     return {key: plain[key] for key in _OWN}
 
 
-def _config_for(folder: Path, metadata: dict[str, Any], settings: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """For an SAE from elsewhere: LM and hook point of its metadata, unless the command line names them."""
-    keys = _keys(overrides)
-    lm = settings.lm
-    for key, field in (("name", "model_name"), ("hook_name", "hook_name")):
-        if f"lm.{key}" in keys or "lm" in keys:
-            continue
-        if not metadata.get(field):
-            raise InputError(f"lm.{key}", None, f"the LM's, as {folder}/cfg.json does not name it")
-        lm = replace(lm, **{key: str(metadata[field])})
-    data = settings.data
-    if metadata.get("context_size") and "data.context_length" not in keys:
-        if not isinstance(metadata["context_size"], int):
-            raise InputError("sae", folder, f"a cfg.json whose context_size is a number: {metadata['context_size']!r}")
-        data = replace(data, context_length=metadata["context_size"])
-    return replace(settings, lm=lm, data=data)
-
-
 def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
+def _is_pending(run: Run) -> bool:
+    """Whether something is not measured, or cannot be read; which it is shows when it is measured."""
+    try:
+        if unmeasured(run.folder, run.config.eval):
+            return True
+        read_results(run.folder)
+    except (FileNotFoundError, DamagedFileError):
+        return True
+    return False
+
+
 def _measure(run: Run, contexts: dict[str, EvalContext], *, force: bool) -> None:
     config, device = run.config, find_device(run.config.trainer.device)
+    if not force and not unmeasured(run.folder, config.eval):  # the results alone are gone, or damaged
+        with hold(run.folder.lock):
+            write_results(run.folder, run.settings)
+        return
+    use_threads(run.folder if run.folder.path.exists() else None, config.trainer.threads)
     key = json.dumps([asdict(config.lm), asdict(config.data), asdict(config.eval)], sort_keys=True)
     if key not in contexts:
         contexts.clear()  # one LM in memory at a time
         found = load_lm_and_text(config, find_inputs(config), device)
         contexts[key] = make_context(config, found.lm, found.held_out)
-    sae, _ = load_sae(run.sae)
+    sae, _ = load_sae(run.sae, config.digest_memory)
     d_in = contexts[key].lm.d_in
     if sae.d_in != d_in:
         valid = f"an SAE for the {d_in} dimensions of {config.lm.name} at {config.lm.hook_name}"
@@ -163,7 +225,7 @@ def _measure(run: Run, contexts: dict[str, EvalContext], *, force: bool) -> None
         if force:
             forget(run.folder, config.eval.families)
         if run.origin is not None:
-            write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(run.settings))))
+            write_config(run.folder.config, run.settings)
         metrics = evaluate(run, sae.to(device), contexts[key])
         if run.origin is None:
             _summarize(run, metrics)
@@ -173,7 +235,11 @@ def _measure(run: Run, contexts: dict[str, EvalContext], *, force: bool) -> None
 
 def _summarize(run: Run, metrics: dict[str, float]) -> None:
     """Into the run's W&B run."""
-    state = read_state(run.folder.state)
+    try:
+        state = read_state(run.folder.state)
+    except DamagedFileError as error:
+        print(f"{run.folder.run_id}: measured, but not told to W&B: {error}")
+        return
     if state is None:
         return
     tracker = begin_tracking(run, state.step, resumes=True)
@@ -185,11 +251,9 @@ def _summarize(run: Run, metrics: dict[str, float]) -> None:
 def _print_metrics(folder: RunFolder, families: Sequence[str]) -> None:
     if not folder.results.exists():
         return
-    results = json.loads(folder.results.read_text())
+    metrics = read_results(folder).metrics
     print(f"\n{folder.path}")
     for family in families:
-        values = {key: value for key, value in results["metrics"].items() if key.startswith(f"{family}/")}
-        for key, value in values.items():
-            print(f"  {key:44}{value:12.4f}")
-    for key, note in results.get("notes", {}).items():
-        print(f"  {key}: {note}")
+        for key, value in metrics.items():
+            if key.startswith(f"{family}/"):
+                print(f"  {key:44}{value:12.4f}")

@@ -7,10 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from masked_sae.errors import DamagedFileError, one_line, printable
-from masked_sae.files import read_object
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.results import read_results
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.runs.sweep_record import Member, damage_of, heading, labels_of
+from masked_sae.sweeps.notes import print_notes
 
 _COLUMNS = {  # metric in results.json -> heading, format
     "core/l0": ("L0", "{:.1f}"),
@@ -50,6 +51,7 @@ def print_members(members: Sequence[Member]) -> None:
             console.print(printable(f"{state.status}: {member.label}: {state.error}"))
         if damaged is not None:
             console.print(printable(f"damaged: {member.label}: {damaged}"))
+    print_notes(members)
 
 
 def find_state(folder: RunFolder) -> RunState | DamagedFileError | None:
@@ -82,7 +84,7 @@ def _measured(
         return missing, None
     rate = f"{state.tokens / state.seconds:,.0f}" if state.seconds else "-"
     try:
-        metrics = read_object(folder.results)["metrics"]
+        metrics = read_results(folder).metrics
         return [
             *(form.format(metrics[key]) if key in metrics else "-" for key, (_, form) in _COLUMNS.items()),
             rate,
@@ -91,6 +93,5 @@ def _measured(
         return [*missing[:-1], rate], None
     except DamagedFileError as damaged:
         return [*missing[:-1], rate], damaged
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        why = "no metrics" if isinstance(error, KeyError) else one_line(error)
-        return [*missing[:-1], rate], DamagedFileError(folder.results, why)
+    except OSError as error:
+        return [*missing[:-1], rate], DamagedFileError(folder.results, error.strerror or one_line(error))

@@ -42,7 +42,8 @@ def log_sweep(sweep: Path, settings: WandbSettings) -> None:
 
 def sweep_tables(sweep: Path) -> Mapping[str, Any]:
     """`sweep/runs`, a row for each run, and `pareto/METRIC`: each headline metric against L0, means over seeds, with a
-    line for each way of masking. Empty as long as a member is not measured, and where there is no sweep.
+    line for each way of masking. Empty as long as a member is not measured, and where there is no sweep. SAEs from
+    elsewhere are in none of it.
     """
     from wandb.plot import line_series
 
@@ -51,7 +52,7 @@ def sweep_tables(sweep: Path) -> Mapping[str, Any]:
     runs = read_runs([sweep])
     if len(runs.unfinished):
         return {}
-    design, metrics = read_design(runs), runs.catalogue.headlines(runs.metrics)
+    design, metrics = read_design(runs), runs.catalogue.headlines(runs.measured_metrics)
     shown: dict[str, Any] = {}
     for metric in metrics:
         found = fronts(runs, design, metric)
@@ -66,6 +67,6 @@ def sweep_tables(sweep: Path) -> Mapping[str, Any]:
             )
     axes = dict.fromkeys([metric.l0 for metric in metrics])
     columns = list(dict.fromkeys(["run_id", *design.varied, *axes, *(metric.key for metric in metrics)]))
-    rows = runs.table[[column for column in columns if column in runs.table]].astype(object)
+    rows = runs.own[[column for column in columns if column in runs.own]].astype(object)
     shown["sweep/runs"] = as_table(rows.where(rows.notna(), None).to_dict("records"))
     return shown

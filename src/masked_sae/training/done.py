@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from masked_sae.config import MeasuringConfig
 from masked_sae.errors import DamagedFileError, InputError, notice
-from masked_sae.files import read_object
 from masked_sae.interop.saelens import check_sae
 from masked_sae.runs.checkpoint import load_checkpoint
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.results import describe_own, read_family, write_results
+from masked_sae.runs.results import describe_own, read_family_file, read_results, write_results
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.training.evaluation import unmeasured
@@ -78,7 +77,13 @@ _ANEW = "force=true trains it again"
 
 
 def find_lacking(folder: RunFolder, config: MeasuringConfig) -> Lacking:
-    return Lacking(wrong_with_sae(folder, config), unmeasured(folder, config.eval), _wrong_with_results(folder))
+    """What a run that is done lacks.
+
+    Raises:
+        DamagedFileError: metrics that nobody asks for now, so that they are not measured again.
+    """
+    families = unmeasured(folder, config.eval)  # without the files of damaged ones
+    return Lacking(wrong_with_sae(folder, config), families, "" if families else _wrong_with_results(folder))
 
 
 def wrong_with_sae(folder: RunFolder, config: MeasuringConfig) -> str:
@@ -94,16 +99,11 @@ def wrong_with_sae(folder: RunFolder, config: MeasuringConfig) -> str:
 
 def _wrong_with_results(folder: RunFolder) -> str:
     try:
-        written = read_object(folder.results).get("metrics")
+        written = read_results(folder).metrics
     except FileNotFoundError:
         return f"{folder.results} is gone"
     except DamagedFileError as error:
         return str(error)
-    try:
-        measured = {
-            family: read_family(folder, family) or {} for family in sorted(p.stem for p in folder.evals.glob("*.json"))
-        }
-        found = {f"{family}/{key}": value for family, one in measured.items() for key, value in one["metrics"].items()}
-    except (DamagedFileError, KeyError):
-        return ""  # it is measured again
+    measured = {path.stem: read_family_file(path)["metrics"] for path in folder.evals.glob("*.json")}
+    found = {f"{family}/{key}": value for family, metrics in measured.items() for key, value in metrics.items()}
     return "" if written == found else f"{folder.results} has other metrics than {folder.evals}"

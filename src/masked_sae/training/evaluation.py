@@ -12,6 +12,7 @@ from tqdm import tqdm
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.config import MeasuringConfig
+from masked_sae.errors import DamagedFileError, notice
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
 from masked_sae.evals.family import find_family
 from masked_sae.evals.settings import EvalSettings
@@ -73,6 +74,10 @@ def evaluate(
 
 
 def _is_measured(folder: RunFolder, name: str, settings: EvalSettings) -> bool:
-    stored = read_family(folder, name)
+    try:
+        stored = read_family(folder, name)
+    except DamagedFileError as damaged:
+        notice(f"{damaged.path} is damaged ({damaged.why}): it is measured again")
+        return False
     family = find_family(name, settings)
     return stored is not None and family.covers(stored["settings"], settings.of(name, family.depends_on))

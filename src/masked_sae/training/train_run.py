@@ -114,7 +114,9 @@ def clear_run(folder: RunFolder) -> None:
 def _measure_what_is_missing(run: Run, parts: TrainingParts) -> None:
     if find_lacking(run.folder, run.config):
         context = make_context(run.config, parts.lm, parts.held_out)
-        evaluate(run, load_sae(run.sae)[0].to(parts.lm.device), context, describe_own(run.config))
+        evaluate(
+            run, load_sae(run.sae, run.config.digest_memory)[0].to(parts.lm.device), context, describe_own(run.config)
+        )
 
 
 def _begin(run: Run, state: RunState) -> RunState:
