@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from masked_sae.runs.curve import CurveFile, HistogramFile, Row, read_rows
+from masked_sae.runs.curve import CurveFile, HistogramFile, Row, read_metrics, read_rows
 
 
 def cells(path: Path) -> list[dict[str, str]]:
@@ -75,3 +75,33 @@ def test_no_histograms_stay_without_a_checkpoint(tmp_path: Path) -> None:
     HistogramFile(path, resumed_at=0)(Row({"step": 2}, {"h": {"counts": [1], "edges": [0, 1]}}))
     HistogramFile(path, resumed_at=0)
     assert not path.exists() and read_rows(tmp_path / "none", path, 0) == []
+
+
+def test_lines_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,tokens,loss\n2,128,0.5\n4,256\n\xff\xfe,1,2\n6,384,x\n-1,2,3\n8,512,0.1,9\n10,640,0.25\n")
+    rows = read_metrics(path)
+    assert [row["step"] for row in rows] == [2, 10]
+    assert f"{path} is damaged: 5 of its lines cannot be read" in capsys.readouterr().err
+    curve = CurveFile(path, resumed_at=9)
+    assert curve.last_step == 2 and path.read_text() == "step,tokens,loss\n2,128,0.5\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x00" * 50 + b"\n", bytes(range(256)), b'"\n"\n', b"a,b\n1,2\n", b"[" * 9999 + b"\n"]
+)
+def test_a_curve_that_is_none_is_begun_anew(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    CurveFile(path, resumed_at=5)(Row({"step": 6, "tokens": 384}))
+    assert path.read_text() == "step,tokens\n6,384\n"
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "{}", "[" * 100_000, '{"step": "x", "histograms": {}}', '{"step": 1, "histograms": 3}']
+)
+def test_histograms_that_cannot_be_read_are_left_out(tmp_path: Path, line: str) -> None:
+    curve, path = tmp_path / "metrics.csv", tmp_path / "histograms.jsonl"
+    curve.write_text("step,tokens\n2,128\n")
+    path.write_text(line + '\n{"step": 2, "histograms": {}}\n')
+    assert [row.step for row in read_rows(curve, path, 9)] == [2]

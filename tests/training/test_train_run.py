@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from masked_sae.config import RunConfig
-from masked_sae.errors import NonFiniteError
+from masked_sae.errors import DamagedFileError, NonFiniteError
 from masked_sae.runs.attempts import read_attempts
-from masked_sae.runs.checkpoint import LAST, PREVIOUS
+from masked_sae.runs.checkpoint import LAST, PREVIOUS, Checkpoint, save_checkpoint
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.run import make_run
 from masked_sae.runs.state import read_state
+from masked_sae.training.callbacks import checkpointing
 from masked_sae.training.train_run import train_run
 from support.composing import small_config
 from support.processes import assert_same_run, curve, killed_after
@@ -236,6 +238,32 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_says_where(
     state = read_state(make_run(config, {}).folder.state)
     assert state is not None and state.status == "failed" and state.error is not None
     assert "the loss is" in state.error
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_whose_folder_is_deleted_while_it_trains_fails_and_says_so(
+    config: RunConfig, tmp_path: Path, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to go on in a new folder, and was done without the start of its curve and without a configuration."""
+    ours, folder = elsewhere(config, tmp_path)
+
+    def delete(path: Path, checkpoint: Checkpoint) -> None:
+        save_checkpoint(path, checkpoint)
+        if checkpoint.meta["step"] == 10:
+            shutil.rmtree(folder.path)
+            if replaced:
+                folder.path.mkdir()
+
+    monkeypatch.setattr(checkpointing, "save_checkpoint", delete)
+    with pytest.raises(DamagedFileError, match=f"{folder.path} is damaged .*while the run was at work in it"):
+        train_run(make_run(ours, {}))
+    if replaced:
+        assert list(folder.path.iterdir()) == []  # it is another's
+    else:
+        state = read_state(folder.state)
+        assert state is not None and state.status == "failed" and "deleted while" in (state.error or "")
+        monkeypatch.undo()
+        assert train_run(make_run(ours, {})).status == "done"
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def read_config(path: Path) -> DictConfig:
         FileNotFoundError: there is none.
         DamagedFileError: it is not what was written, or no configuration.
     """
-    mend = "delete it, or the run's folder, and start the run again; it is done from its checkpoint"
+    mend = "start the run again, and it is written anew"
     try:
         text = path.read_text(encoding="utf-8")
         signed = _SIGNED.match(text)

@@ -6,11 +6,13 @@ from masked_sae.config import MeasuringConfig
 from masked_sae.errors import DamagedFileError, InputError, notice
 from masked_sae.interop.saelens import check_sae
 from masked_sae.runs.checkpoint import load_checkpoint
+from masked_sae.runs.config_file import read_config, write_config
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.results import describe_own, read_family_file, read_results, write_results
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.training.evaluation import unmeasured
+from masked_sae.training.threads import DEFAULT_THREADS, threads_of, with_threads
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,16 @@ class Lacking:
     sae: what is wrong with its SAE; empty where it is what was exported.
     families: of metrics, that are not measured.
     results: what is wrong with its `results.json`.
+    config: what is wrong with its `config.yaml`.
     """
 
     sae: str
     families: list[str]
     results: str
+    config: str
 
     def __bool__(self) -> bool:
-        return bool(self.sae or self.families or self.results)
+        return bool(self.sae or self.families or self.results or self.config)
 
 
 def is_complete(run: Run, state: RunState | None) -> bool:
@@ -59,6 +63,9 @@ def mended(run: Run) -> RunState | None:
     if state.status != "done":
         return None
     lacking = find_lacking(folder, run.config)
+    if lacking.config:
+        notice(f"{lacking.config}: it is written again, as this command has it")
+        write_config(folder.config, with_threads(run, threads_of(folder) or DEFAULT_THREADS).settings)
     if lacking.sae:
         checkpoint = load_checkpoint(folder.checkpoints)
         if checkpoint is None or checkpoint.meta["step"] != state.steps:
@@ -83,7 +90,8 @@ def find_lacking(folder: RunFolder, config: MeasuringConfig) -> Lacking:
         DamagedFileError: metrics that nobody asks for now, so that they are not measured again.
     """
     families = unmeasured(folder, config.eval)  # without the files of damaged ones
-    return Lacking(wrong_with_sae(folder, config), families, "" if families else _wrong_with_results(folder))
+    results = "" if families else _wrong_with_results(folder)
+    return Lacking(wrong_with_sae(folder, config), families, results, _wrong_with_config(folder))
 
 
 def wrong_with_sae(folder: RunFolder, config: MeasuringConfig) -> str:
@@ -94,6 +102,16 @@ def wrong_with_sae(folder: RunFolder, config: MeasuringConfig) -> str:
         check_sae(folder.sae, config.digest_memory)
     except (DamagedFileError, InputError) as error:
         return str(error)
+    return ""
+
+
+def _wrong_with_config(folder: RunFolder) -> str:
+    try:
+        read_config(folder.config)
+    except FileNotFoundError:
+        return f"{folder.config} is gone"
+    except DamagedFileError as error:
+        return f"{error.path} is damaged ({error.why})"
     return ""
 
 

@@ -1,11 +1,14 @@
 """How many threads torch computes with on the CPU: a run's own number, since sums depend on it in their last bits."""
 
+from dataclasses import replace
+
 import torch
 
 from masked_sae.errors import DamagedFileError, notice
 from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.run import Run
 
 DEFAULT_THREADS = 2  # of every new run: neither the machine's cores nor SLURM's, so that it has the same bits on each
 
@@ -28,6 +31,11 @@ def use_threads(folder: RunFolder | None, asked: int | None) -> int:
         )
     torch.set_num_threads(asked or own)
     return own
+
+
+def with_threads(run: Run, threads: int) -> Run:
+    """The run, with its own number of threads in its configuration."""
+    return replace(run, config=replace(run.config, trainer=replace(run.config.trainer, threads=threads)))
 
 
 def threads_of(folder: RunFolder) -> int | None:

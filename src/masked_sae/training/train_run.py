@@ -50,7 +50,7 @@ from masked_sae.training.fit import fit
 from masked_sae.training.module import SAEModule
 from masked_sae.training.state_notes import StateNotes
 from masked_sae.training.stop_signals import StopRequest
-from masked_sae.training.threads import use_threads
+from masked_sae.training.threads import use_threads, with_threads
 from masked_sae.training.validation import Validation
 
 
@@ -77,7 +77,7 @@ def train_run(run: Run, patience: float = 0.0) -> RunState:
                 return found
     device = find_device(run.config.trainer.device)
     threads = use_threads(None if force else folder, run.config.trainer.threads)
-    run = replace(run, config=replace(run.config, trainer=replace(run.config.trainer, threads=threads)))
+    run = with_threads(run, threads)
     parts = load_parts(run, device)
     goes_on = (folder.checkpoints.exists() or folder.sae.exists()) and not force
     statistics = None if goes_on else find_statistics(run, parts)  # refuses what it has to before there is a folder
