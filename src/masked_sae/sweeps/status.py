@@ -30,19 +30,20 @@ def show_status(sweep: Path, every: float | None) -> None:
     """Prints the table once, or again every few seconds until no member can change any more."""
     console = Console(highlight=False)
     if every is None:
-        console.print(_view(sweep))
+        console.print(view(sweep))
         return
-    with Live(_view(sweep), console=console, auto_refresh=False) as live:
+    with Live(view(sweep), console=console, auto_refresh=False) as live:
         while not _all_ended(sweep):
             time.sleep(every)
-            live.update(_view(sweep), refresh=True)
+            live.update(view(sweep), refresh=True)
 
 
 def _all_ended(sweep: Path) -> bool:
     return all(status_of(find_state(member.folder)) in ("done", "failed") for member in read_members(sweep))
 
 
-def _view(sweep: Path) -> Group:
+def view(sweep: Path) -> Group:
+    """The table of a sweep's members, and a line for each that needs a word."""
     members = read_members(sweep)
     table = Table(box=None, pad_edge=False)
     keys, labels = list(dict.fromkeys(key for member in members for key in member.swept)), labels_of(members)

@@ -14,7 +14,7 @@ from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import PAPER_RATE  # where no rate differs
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design, distinct, read_design
-from masked_sae.report.runs_table import Runs, read_runs
+from masked_sae.report.runs_table import REFERENCE, Runs, read_runs
 from masked_sae.report.series import look
 from masked_sae.runs.curve import COLUMNS, VALIDATED, Column
 from masked_sae.tracking.run_tracker import shown_as
@@ -93,7 +93,7 @@ def of_wandb(runs: Runs) -> Runs:
     """
     table = runs.table if "name" in runs.table else runs.table.assign(name=None)
     modes = table.get("logger.wandb.mode", pd.Series(None, index=table.index, dtype="object"))
-    has_results = table["status"].isin(["done", "not measured"])
+    has_results = table["status"].isin(["done", "not measured", REFERENCE])
     elsewhere = has_results & ((table["steps"] == 0) | table["name"].isna())
     return replace(runs, table=table[(modes != "disabled") & ~elsewhere])
 
