@@ -17,7 +17,7 @@ from masked_sae.text.tokenizer import load_tokenizer, tokenizer_digest
 from support.damage import Damage, damages
 from support.making import HOOK
 
-QUICK, LONG = 30, 600
+QUICK, LONG = 30, 300
 EVERYWHERE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 

@@ -25,7 +25,7 @@ from support.composing import small_config
 from support.damage import Damage, damages
 from support.processes import killed_after
 
-QUICK, LONG = 12, 600
+QUICK, LONG = 12, 120
 EVERYWHERE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 

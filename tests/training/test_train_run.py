@@ -246,6 +246,7 @@ def test_a_run_whose_folder_is_deleted_while_it_trains_fails_and_says_so(
 ) -> None:
     """It used to go on in a new folder, and was done without the start of its curve and without a configuration."""
     ours, folder = elsewhere(config, tmp_path)
+    owner = json.dumps({"host": "elsewhere", "pid": 1, "job_id": None})
 
     def delete(path: Path, checkpoint: Checkpoint) -> None:
         save_checkpoint(path, checkpoint)
@@ -253,12 +254,14 @@ def test_a_run_whose_folder_is_deleted_while_it_trains_fails_and_says_so(
             shutil.rmtree(folder.path)
             if replaced:
                 folder.path.mkdir()
+                folder.lock.with_name(".lock.owner").write_text(owner)
 
     monkeypatch.setattr(checkpointing, "save_checkpoint", delete)
     with pytest.raises(DamagedFileError, match=f"{folder.path} is damaged .*while the run was at work in it"):
         train_run(make_run(ours, {}))
     if replaced:
-        assert list(folder.path.iterdir()) == []  # it is another's
+        assert '"failed"' not in folder.state.read_text()  # it is another's
+        assert folder.lock.with_name(".lock.owner").read_text() == owner
     else:
         state = read_state(folder.state)
         assert state is not None and state.status == "failed" and "deleted while" in (state.error or "")

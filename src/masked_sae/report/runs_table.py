@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -17,11 +17,12 @@ from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.masks.run_masks import effective_of_recorded
 from masked_sae.report.catalogue import Catalogue, Metric, our_catalogue, read_words
 from masked_sae.report.training_curves import TrainingCurve, read_curve
+from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, silence
 from masked_sae.runs.results import Results, check_values, is_old_reference, read_family_file, read_results
 from masked_sae.runs.state import RunState, read_state
-from masked_sae.runs.sweep_record import MEMBERS, Member, read_commands, read_members
+from masked_sae.runs.sweep_record import Member, damage_of, read_commands, read_members
 
 STATE_COLUMNS = ("step", "steps", "tokens", "seconds", "tokens_per_second", "created", "updated")
 ABOUT_COLUMNS = ("sweep", "run_id", "status", "reason", "folder", *STATE_COLUMNS)
@@ -156,29 +157,16 @@ def _recorded(sweep: Path) -> _Record:
         raise InputError("sweep", sweep, "a sweep's folder, such as runs/mask_rate")
     if RunFolder(sweep).results.exists():
         return _Record([Member(RunFolder(sweep), {})], [])
-    try:
-        members, commands = _checked(sweep, read_members(sweep), read_commands(sweep))
-        damage: list[str] = []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        members, commands, damage = [], [], [_said(sweep / MEMBERS, error)]
+    members, damaged = read_members(sweep), damage_of(sweep)
+    damage = [] if damaged is None else [str(damaged)]
     known = {member.folder.run_id for member in members}
-    lying = {path.parent for name in ("state.json", "results.json") for path in sweep.glob(f"*/{name}")}
+    lying = {path.parent for path in sweep.glob("*/results.json")}
     elsewhere = sorted(path for path in lying if path.name not in known)
     found = [*members, *(Member(RunFolder(path), {}) for path in elsewhere)]
     if not found:
         valid = "a folder that holds runs, such as runs/mask_rate" + "".join(f" ({one})" for one in damage)
         raise InputError("sweep", sweep, valid)
-    return _Record(found, commands, damage)
-
-
-def _checked(sweep: Path, members: Any, commands: Any) -> tuple[list[Member], list[tuple[str, ...]]]:
-    """These, if they are what a sweep's record should hold."""
-    swept = [member.swept for member in members]
-    check_values(sweep / MEMBERS, [*swept, commands])
-    texts = [value for one in swept for value in dict(one).values()] + [part for one in commands for part in one]
-    if not all(isinstance(text, str) for text in texts):
-        raise DamagedFileError(sweep / MEMBERS, "a value that is no text")
-    return list(members), [tuple(command) for command in commands]
+    return _Record(found, [tuple(command) for command in read_commands(sweep)], damage)
 
 
 def _said(path: Path, error: BaseException) -> str:
@@ -230,29 +218,9 @@ def _read(sweep: Path, member: Member) -> _Member:
 def _state_of(folder: RunFolder) -> tuple[RunState | None, list[str]]:
     """A run's state, and what is wrong with its file."""
     try:
-        state = read_state(folder.state)
-        if state is not None:
-            _check_state(folder, state)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        return read_state(folder.state), []
+    except (OSError, DamagedFileError) as error:
         return None, [_said(folder.state, error)]
-    return state, []
-
-
-def _check_state(folder: RunFolder, state: RunState) -> None:
-    """Refuses what no table can hold.
-
-    Raises:
-        DamagedFileError: says which.
-    """
-    values = {name: cast(object, getattr(state, name)) for name in (*STATE_COLUMNS, "status", "error")}
-    check_values(folder.state, values)
-    for name, value in values.items():
-        if name in (*_TIMES, "status", "error"):
-            fits = isinstance(value, str) or (name == "error" and value is None)
-        else:
-            fits = isinstance(value, (int, float)) and abs(value) <= _LARGEST
-        if not fits:
-            raise DamagedFileError(folder.state, f"{name} is {value!r:.50}")
 
 
 def _measured(member: Member, about: Mapping[str, Any], state: RunState | None, results: Results) -> _Member:
@@ -317,7 +285,7 @@ def _why_unfinished(folder: RunFolder, state: RunState | None, damage: str | Non
 def _settings_of(member: Member) -> dict[str, Any]:
     """From the run's own file; where that cannot be read, what the sweep says of it."""
     try:
-        read: Any = OmegaConf.to_container(OmegaConf.load(member.folder.config))
+        read: Any = OmegaConf.to_container(read_config(member.folder.config))
         check_values(member.folder.config, read)
         return dict(flat(read))
     except (

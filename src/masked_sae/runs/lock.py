@@ -58,6 +58,12 @@ def silence(lock: Path, updated: str) -> timedelta:
     return datetime.now(UTC) - written
 
 
+def is_anothers(lock: Path) -> bool:
+    """Whether another process than this one has named itself beside a lock."""
+    owner = _read(owner_file_of(lock))
+    return owner is not None and owner != Owner(socket.gethostname(), os.getpid(), slurm_job_id())
+
+
 @contextmanager
 def hold(lock: Path, patience: float = 0.0) -> Generator[None]:
     """Holds the folder's lock while the block runs; makes the folder where there is none.

@@ -76,8 +76,11 @@ def read_state(path: Path) -> RunState | None:
     return RunState(**{name: value for name, value in values.items() if name in _FORM})
 
 
+_LARGEST = 2**53  # that every program counts exactly
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 def _is_number(value: Any) -> bool:
@@ -85,7 +88,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    return _is_number(value) and value >= 0
+    return _is_number(value) and 0 <= value <= _LARGEST
 
 
 def _is_text(value: Any) -> bool:

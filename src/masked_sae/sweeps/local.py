@@ -18,7 +18,7 @@ from masked_sae.errors import InputError, one_line, printable
 from masked_sae.masks.run_masks import PAPER_RATE
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.former import take_over_former
-from masked_sae.runs.lock import HeldError
+from masked_sae.runs.lock import HeldError, is_anothers
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.state import RunState, write_state
 from masked_sae.runs.sweep_record import read_members, record_members
@@ -157,6 +157,8 @@ def train_member(run: Run, patience: float = 0.0) -> RunState | None:
     except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
         if explain(error) is None:
             traceback.print_exc()
+        if is_anothers(folder.lock):
+            return None  # who began anew where the folder was deleted
         state = find_state(folder)
         begun = state if isinstance(state, RunState) else RunState(folder.run_id, "failed")
         return write_state(folder.state, begun, status="failed", error=explain(error) or one_line(error))

@@ -23,7 +23,7 @@ from masked_sae.runs.checkpoint import Checkpoint, load_checkpoint
 from masked_sae.runs.config_file import write_config
 from masked_sae.runs.curve import CurveFile, HistogramFile, Metrics, read_metrics
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.lock import hold
+from masked_sae.runs.lock import hold, is_anothers
 from masked_sae.runs.results import describe_own
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, write_state
@@ -95,9 +95,8 @@ def train_run(run: Run, patience: float = 0.0) -> RunState:
             statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
         statistics = statistics or find_statistics(run, parts)
         state = _begin(run, replace(state or RunState(folder.run_id, "created"), steps=parts.plan.steps))
-        watch = FolderWatch(folder.path)
-        with _told_how_it_ended(folder, state, watch):
-            return _train(run, parts, state, checkpoint, statistics, watch)
+        with _told_how_it_ended(folder, state):
+            return _train(run, parts, state, checkpoint, statistics)
 
 
 def clear_run(folder: RunFolder) -> None:
@@ -130,11 +129,11 @@ def _begin(run: Run, state: RunState) -> RunState:
 
 
 @contextmanager
-def _told_how_it_ended(folder: RunFolder, state: RunState, watch: FolderWatch) -> Generator[None]:
+def _told_how_it_ended(folder: RunFolder, state: RunState) -> Generator[None]:
     """Has the run's state say what went wrong inside."""
 
     def note(**changes: Any) -> None:
-        if watch.is_there or watch.is_gone:  # else another process' run is in its place
+        if not is_anothers(folder.lock):  # who may have begun anew where the folder was deleted
             with suppress(OSError):  # a full disk must not hide the error itself
                 write_state(folder.state, known_state(folder) or state, **changes)
 
@@ -154,13 +153,13 @@ def _train(
     state: RunState,
     checkpoint: Checkpoint | None,
     statistics: ActivationStatistics,
-    watch: FolderWatch,
 ) -> RunState:
     config, folder, device = run.config, run.folder, parts.lm.device
     stream, module = make_stream(run, parts, statistics.scale), make_module(run, parts, statistics)
     resumed_at = 0 if checkpoint is None else checkpoint.meta["step"]
     if resumed_at < parts.plan.steps:  # else only the evaluation is left
         note_attempt(folder.attempts, resumed_at, device, dict(own_modules(config).values()))
+    watch = FolderWatch(folder.path)
     clock = TrainingClock(0.0 if checkpoint is None else checkpoint.meta["seconds"])
     notes = StateNotes(folder.state, state, config.data.batch_size, clock)
     progress = ProgressCallback(config.data.batch_size, config.trainer.progress)

@@ -179,7 +179,7 @@ def test_a_full_disk_under_one_member_does_not_stop_the_next(
 ) -> None:
     overrides = measuring(neox_folder, corpus_folder, tmp_path, small_disk)
     ended = train([*overrides, "seed=0,1", "-m"])
-    assert ended.returncode == 1 and ended.stderr.splitlines() == ["error: 2 of 2 runs failed"]
+    assert ended.returncode == 1 and ended.stderr.splitlines()[-1] == "error: 2 of 2 runs failed"
     states = [read_state(path) for path in sorted((tmp_path / "runs").glob("*/*/state.json"))]
     assert [state is not None and (state.status, state.step) for state in states] == [("failed", 16)] * 2
 

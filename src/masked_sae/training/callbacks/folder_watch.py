@@ -15,22 +15,12 @@ class FolderWatch(pl.Callback):
         self._folder = folder
         self._inode = self._inode_now()
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether nothing is in its place."""
-        return self._inode_now() is None
-
-    @property
-    def is_there(self) -> bool:
-        return self._inode is not None and self._inode_now() == self._inode
-
     def refuse_another(self) -> None:
         """Raises:
         DamagedFileError: the folder is gone, or another is in its place.
         """
-        if not self.is_there:
-            what = "deleted" if self.is_gone else "replaced"
-            raise DamagedFileError(self._folder, f"{what} while the run was at work in it", "start the run again")
+        if self._inode is None or self._inode_now() != self._inode:
+            raise DamagedFileError(self._folder, "deleted while the run was at work in it", "start the run again")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
