@@ -41,7 +41,7 @@ class OptimSettings:
 @dataclass(kw_only=True)
 class TrainerSettings:
     device: str
-    threads: int | None  # torch's CPU threads; null leaves torch's choice
+    threads: int | None  # of torch on the CPU; null: the run's own, see training/threads.py
     log_every_steps: int = setting(unit="steps")
     checkpoint_every_steps: int = setting(unit="steps")
     progress: bool

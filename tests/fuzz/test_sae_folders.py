@@ -17,7 +17,7 @@ from masked_sae.interop.saelens import READABLE, check_sae, export_sae, load_sae
 from masked_sae.saes import for_inference
 from support.architectures import trained
 
-QUICK, LONG = 80, 1_500
+QUICK, LONG = 80, 500
 EVERYWHERE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 scalars = st.one_of(

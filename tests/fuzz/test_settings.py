@@ -91,7 +91,7 @@ KEYS = st.sampled_from([*all_settings(), "mask", "sae", "optim", "trainer", "eva
 
 
 @pytest.mark.long
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.dictionaries(KEYS, VALUES, min_size=1, max_size=4), choice=st.integers(0, len(CHOICES) - 1))
 def test_any_settings_together_are_taken_or_refused_in_a_line(
     composed: list[DictConfig], values: dict[str, object], choice: int

@@ -16,7 +16,7 @@ from masked_sae.errors import InputError
 from masked_sae.text.documents import content_digest, find_text_files, text_documents
 from support.making import make_texts
 
-QUICK, LONG = 150, 2_500
+QUICK, LONG = 150, 800
 ANYWHERE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 texts = st.text(max_size=20)  # half surrogates too, which no file of UTF-8 can hold
