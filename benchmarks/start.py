@@ -1,4 +1,4 @@
-"""What checking costs at a start: seconds of each check on the demo's sizes, the first time and with digests remembered.
+"""What checking costs at a start, on the demo's sizes: each check the first time, and with digests remembered.
 
     python benchmarks/start.py
 

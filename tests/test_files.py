@@ -1,13 +1,26 @@
 import errno
 import json
+import os
 import resource
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from masked_sae.files import folder_aside, write_aside, write_json, write_text
+from masked_sae.errors import DamagedFileError
+from masked_sae.files import (
+    folder_aside,
+    read_json,
+    read_object,
+    remove_all_leftovers,
+    write_aside,
+    write_json,
+    write_text,
+)
 
 
 @contextmanager
@@ -108,3 +121,42 @@ def test_json_is_read_back(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, None, "☕"], "b": {"c": True}}
     write_json(tmp_path / "x.json", value)
     assert json.loads((tmp_path / "x.json").read_text()) == value
+
+
+def test_files_of_a_folder_have_the_mode_that_all_others_have(tmp_path: Path) -> None:
+    """safetensors gives its owner alone a file."""
+    before = os.umask(0o022)
+    try:
+        with folder_aside(tmp_path / "made") as aside:
+            save_file({"w": torch.zeros(2)}, aside / "w.safetensors")
+            (aside / "inner").mkdir()
+            (aside / "inner" / "a.txt").write_text("a")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made").rglob("*")}
+    assert modes == {"w.safetensors": 0o644, "inner": 0o755, "a.txt": 0o644}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 200_000, b"\xff\xfe", b"1" * 10_000])
+def test_json_that_is_none_is_refused_by_its_path(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=str(path)):
+        read_json(path)
+    path.write_text("[1]")
+    assert read_json(path) == [1]
+    with pytest.raises(DamagedFileError, match="a list where an object should be"):
+        read_object(path)
+
+
+def test_leftovers_of_all_files_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".a.json.abc_1234", ".b.abcdefgh", "a.json", ".lock", ".lock.owner", ".sweep.lock", ".hydra"):
+        (tmp_path / name).write_text("")
+    remove_all_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".hydra",
+        ".lock",
+        ".lock.owner",
+        ".sweep.lock",
+        "a.json",
+    ]

@@ -7,9 +7,10 @@ configuration the id of today; and only if no document spells a special token, w
 
 import glob
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from masked_sae.config import RunConfig, typed_config
-from masked_sae.errors import DamagedFileError, InputError, notice
+from masked_sae.errors import DamagedFileError, InputError, first_line, notice
 from masked_sae.files import read_object, write_json
 from masked_sae.masks.run_masks import find_mask
 from masked_sae.runs.config_file import is_signed, read_config, write_config
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import NOT_HASHED, digest_of, label_of, run_id, without
-from masked_sae.runs.lock import hold, owner_file_of
+from masked_sae.runs.lock import HeldError, hold, owner_file_of
 from masked_sae.runs.run import Inputs, Run, find_inputs
 from masked_sae.runs.state import read_state, write_state
 from masked_sae.runs.sweep_record import rename_member
@@ -39,16 +40,25 @@ def take_over_former(runs: Sequence[Run]) -> None:
     """Renames folders that hold these runs under the id that they had; says which.
 
     Raises:
-        HeldError: another process works in such a folder.
+        InputError: another process works in such a folder.
     """
+    plain: dict[str, bool | None] = {}  # corpora that were looked through
     for run in runs:
         if run.folder.path.exists() or not (found := _candidates(run)):
             continue
         inputs = find_inputs(run.config)
         former = RunFolder(run.folder.path.parent / former_id(run.config, run.swept, text_digest(run.config, inputs)))
-        recorded = _recorded(former, run, inputs) if former in found else None
-        if recorded is not None:
+        recorded = _recorded(former, run) if former in found else None
+        if recorded is None:
+            continue
+        content = inputs.corpus.content
+        if content not in plain:
+            plain[content] = spells_special_tokens(inputs.corpus, run.config.data, inputs.tokenizer)
+        if plain[content] is False:
             _rename(former, run, recorded)
+        else:
+            why = "its text spells special tokens, which were read as such" if plain[content] else "its tokens are gone"
+            notice(f"{_not_taken(former, run)}: {why}")
 
 
 def _candidates(run: Run) -> list[RunFolder]:
@@ -99,44 +109,63 @@ def sampled_digest(name: str) -> str:
 
 
 def text_digest(config: RunConfig, inputs: Inputs) -> str:
+    """Of a run's text, as it was then."""
     if config.data.source != "text":
         return inputs.corpus.content
+    return f"text/{_of_files(tuple(find_text_files(config.data.path)))}/{config.data.column}"
+
+
+@lru_cache(maxsize=1)
+def _of_files(paths: tuple[Path, ...]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for path in find_text_files(config.data.path):
+    for path in paths:
         digest.update(path.suffix.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
-    return f"text/{digest.hexdigest()}/{config.data.column}"
+    return digest.hexdigest()
 
 
-def _recorded(former: RunFolder, run: Run, inputs: Inputs) -> DictConfig | None:
-    """The folder's own configuration, if it is that of the run, and its text was read as it is now."""
+def _recorded(former: RunFolder, run: Run) -> DictConfig | None:
+    """The folder's own configuration, if it is that of the run."""
     assert run.named_for is not None
-    name = f"{former.path} was made before ids had whole files in them, and is not taken over as {run.folder.run_id}"
     try:
         recorded = read_config(former.config)
-        same = run_id(typed_config(recorded), run.swept, run.named_for) == run.folder.run_id
+        own_id = run_id(typed_config(recorded), run.swept, run.named_for)
     except (
         OSError,
         DamagedFileError,
         OmegaConfBaseException,
-        InputError,
+        ValueError,
         KeyError,
         TypeError,
         AttributeError,
     ) as error:
-        notice(f"{name}: its config.yaml cannot be used ({error})")
+        notice(f"{_not_taken(former, run)}: its config.yaml cannot be used ({first_line(error)})")
         return None
-    spelled = spells_special_tokens(inputs.corpus, run.config.data, inputs.tokenizer)
-    if spelled is not False:
-        why = "its text spells special tokens, which were read as such" if spelled else "the tokens it read are gone"
-        notice(f"{name}: {why}")
-    return recorded if same and spelled is False else None
+    if own_id != run.folder.run_id:
+        notice(f"{_not_taken(former, run)}: by its own config.yaml it is {own_id}")
+        return None
+    return recorded
+
+
+def _not_taken(former: RunFolder, run: Run) -> str:
+    return f"{former.path} was made before ids had whole files in them, and is not taken over as {run.folder.run_id}"
+
+
+@contextmanager
+def _held(folder: RunFolder) -> Generator[None]:
+    try:
+        with hold(folder.lock):
+            yield
+    except HeldError as held:
+        raise InputError(
+            "output_dir", folder.path.parent, f"a folder whose former runs nobody works in: {held}"
+        ) from held
 
 
 def _rename(former: RunFolder, run: Run, recorded: DictConfig) -> None:
     folder = run.folder
-    with hold(former.lock):
+    with _held(former):
         former.path.rename(folder.path)
         owner_file_of(folder.lock).unlink(missing_ok=True)
         settings: Any = OmegaConf.to_container(recorded)

@@ -57,8 +57,9 @@ def mended(run: Run) -> RunState | None:
     """
     folder, state = run.folder, known_state(run.folder)
     if state is None:
-        if folder.state.exists() and folder.sae.exists() and load_checkpoint(folder.checkpoints) is None:
-            raise DamagedFileError(folder.state, "and there is no checkpoint to go on from", _ANEW)
+        if folder.sae.exists() and load_checkpoint(folder.checkpoints) is None:
+            why = "damaged" if folder.state.exists() else "gone"
+            raise DamagedFileError(folder.path, f"state.json is {why}, and there is no checkpoint to go on from", _ANEW)
         return None
     if state.status != "done":
         return None
