@@ -101,6 +101,7 @@ def typed_config(config: DictConfig) -> RunConfig:
         OmegaConfBaseException: a key that does not exist, or a value of another type.
     """
     plain = _plain(config)
+    _refuse_no_settings(plain)
     sae = _sae_kind(config, plain["sae"])
     kinds = tuple((name, _mask_kind(config, name, values)) for name, values in (plain.get("mask") or {}).items())
     own = _own_families(config, plain)
@@ -243,6 +244,17 @@ def _sae_kind(config: DictConfig, sae: dict[str, Any]) -> type[SAESettings]:
     return kind
 
 
+def _refuse_no_settings(plain: dict[str, Any]) -> None:
+    """A single value where settings belong."""
+    for key in ("lm", "data", "mask", "sae", "optim", "trainer", "logger", "eval"):
+        value = plain.get(key)
+        if not isinstance(value, dict):
+            raise InputError(key, value, f"settings, such as {key}.NAME=VALUE")
+    own = plain["eval"].get("own")
+    if own is not None and not isinstance(own, dict):
+        raise InputError("eval.own", own, "settings of families, such as eval.own.FAMILY._module_")
+
+
 def _mask_kind(config: DictConfig, name: str, values: Any) -> type[MaskSettings]:
     if not isinstance(values, dict):
         raise InputError(f"mask.{name}", values, f"settings of the mask, such as mask.{name}.rate")
@@ -297,7 +309,8 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
-    path = plain.get("data", {}).get("path")
+    data = plain.get("data")
+    path = data.get("path") if isinstance(data, dict) else None
     if isinstance(path, str) and path != "???":
         plain["data"]["path"] = [path]
     return plain
