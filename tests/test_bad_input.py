@@ -5,10 +5,6 @@ The line is made in this process by the code that the command runs; a few go thr
 
 import json
 import math
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +12,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from masked_sae.command_line import clear_errors
-from support.making import ROOT, compose, make_neox, make_texts, small_run, write_jsonl, write_parquet
+from support.commands import command
+from support.making import compose, make_neox, make_texts, small_run, write_jsonl, write_parquet
 
 pytestmark = pytest.mark.slow
 
@@ -45,24 +42,6 @@ def refused(overrides: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as info, clear_errors():
         train_alone(compose(overrides))
     return error_line(info.value.code, capfd.readouterr().err)
-
-
-def command(overrides: list[str], file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "MASKED_SAE_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "src.train", *overrides],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        preexec_fn=limit,
-    )
 
 
 def with_broken_weights(folder: Path) -> Path:

@@ -36,7 +36,7 @@ class NonFiniteError(RuntimeError):
 
 def notice(line: str) -> None:
     """Tells the user of something that was mended, or that a result depends on; not an error."""
-    print(f"note: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    print(f"note: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
 
 
 def shown(value: object) -> str:

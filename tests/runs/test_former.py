@@ -18,51 +18,14 @@ from masked_sae.runs.sweep_record import read_members, record_members
 from masked_sae.tracking.run_tracker import begin_tracking
 from masked_sae.training.train_run import train_run
 from support.composing import small_config
+from support.ids import NAMED, Named
 from support.making import ROOT, compose
 
-# Written down at commit 1c9cfa0.
-FORMER = [  # settings, keys that are swept, id
-    ("", "", "saematryoshka-rate0.1-8d5215cd"),
-    ("sae=topk", "", "saetopk-rate0.1-f2b6e82c"),
-    ("sae=batch_topk", "", "saebatch_topk-rate0.1-5b441d91"),
-    ("sae=relu", "", "saerelu-rate0.1-faf2d607"),
-    ("sae=jumprelu", "", "saejumprelu-rate0.1-82c6563a"),
-    ("sae=gated", "", "saegated-rate0.1-a8ebacf6"),
-    ("mask=none", "", "saematryoshka-rate0-b90f34e2"),
-    ("mask=latent", "", "saematryoshka-rate0-83cc6c79"),
-    ("mask=input", "", "saematryoshka-rate0-1ba443a5"),
-    (
-        "mask.token.replacement=random mask.token.loss_positions=unmasked mask.token.span=3",
-        "mask.token.span",
-        "span3-3e402c2e",
-    ),
-    ("mask.token.schedule=linear mask.token.initial_rate=0.3", "", "saematryoshka-rate0.1-b8fb6483"),
-    ("experiment=ground_truth", "", "saebatch_topk-rate0.1-c3ef4f96"),
-    ("experiment=paper_pythia_160m", "", "saematryoshka-rate0.1-7a52cc5c"),
-    ("experiment=paper_gemma_2_2b data.revision=main", "", "saematryoshka-rate0.1-2f633f5c"),
-    ("experiment=paper_pythia_160m +sweep=mask_rate mask.token.rate=0.05", "mask.token.rate", "rate0.05-6b46d0e7"),
-    ("+sweep=mask_rate mask.token.rate=0.0", "mask.token.rate", "rate0.0-b90f34e2"),
-    ("+sweep=mask_rate_x_sparsity mask.token.rate=0.2 sae.k=8", "mask.token.rate sae.k", "rate0.2-k8-2e0f3be4"),
-    (
-        "+sweep=mask_rate_x_penalty sae=gated mask.token.rate=0.1 sae.sparsity_coefficient=5",
-        "sae mask.token.rate sae.sparsity_coefficient",
-        "saegated-rate0.1-sparsity_coefficient5-a150a50e",
-    ),
-    ("+sweep=architectures sae=topk mask.token.rate=0.1", "sae mask.token.rate", "saetopk-rate0.1-f2b6e82c"),
-    ("+sweep=mask_token mask.token.replacement=pad", "mask.token.replacement", "replacementpad-6d818436"),
-    ("+sweep=seeds seed=3 mask.token.rate=0.1", "mask.token.rate seed", "rate0.1-seed3-83c99067"),
-    ("+sweep=sparsity sae.k=64", "sae.k", "k64-d3a28ae7"),
-    ("data=text data.path=[a.txt,b.txt] lm=pythia_70m sae.calibrate=none", "", "saematryoshka-rate0.1-cf6b4072"),
-    ("lm=pythia_70m data=hub data.name=x/y", "", "saematryoshka-rate0.1-831a28ec"),
-]
 
-
-@pytest.mark.parametrize(("overrides", "swept", "expected"), FORMER, ids=[name for *_, name in FORMER])
-def test_former_ids_are_still_known(overrides: str, swept: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("named", NAMED, ids=lambda named: named.former)
+def test_former_ids_are_still_known(named: Named, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # the embedded LM counts by its content
-    given = dict(override.split("=", 1) for override in overrides.split())
-    values = {key: given[key] for key in swept.split()}
-    assert former_id(compose(overrides.split()), values, "digest of the text") == expected
+    assert former_id(compose(named.overrides), named.values, "digest of the text") == named.former
 
 
 @pytest.fixture

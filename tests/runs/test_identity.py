@@ -14,6 +14,7 @@ from masked_sae.runs.identity import HOW, Digests, is_part_of, run_id
 from masked_sae.runs.run import make_run
 from masked_sae.settings import neutral
 from support.composing import small_config
+from support.ids import NAMED, Named
 from support.making import compose
 from support.sides import IN, SIDES
 
@@ -26,7 +27,7 @@ def config(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> RunConfig:
 READ = Digests("digest of the text", "digest of the tokenizer", "digest of the weights", {})
 
 
-def named(config: RunConfig, swept: dict[str, str]) -> str:
+def id_of(config: RunConfig, swept: dict[str, str]) -> str:
     return run_id(config, swept, READ)
 
 
@@ -39,49 +40,10 @@ def test_it_shows_the_swept_values(config: RunConfig) -> None:
     assert name(config, {"mask.token.replacement": "<|pad|> /x"}).startswith("replacement_pad_x-")
 
 
-# Written down as ids came to have whole files in them. A new default changes the ids of those that have it.
-FROZEN = [  # settings, keys that are swept, id
-    ("", "", "saematryoshka-rate0.1-2d50f1f4"),
-    ("sae=topk", "", "saetopk-rate0.1-9dfbbf09"),
-    ("sae=batch_topk", "", "saebatch_topk-rate0.1-aa1ab749"),
-    ("sae=relu", "", "saerelu-rate0.1-4f5de777"),
-    ("sae=jumprelu", "", "saejumprelu-rate0.1-db048d2a"),
-    ("sae=gated", "", "saegated-rate0.1-8121a421"),
-    ("mask=none", "", "saematryoshka-rate0-8da8b988"),
-    ("mask=latent", "", "saematryoshka-rate0-f0bf3168"),
-    ("mask=input", "", "saematryoshka-rate0-9be5cac9"),
-    (
-        "mask.token.replacement=random mask.token.loss_positions=unmasked mask.token.span=3",
-        "mask.token.span",
-        "span3-6d877c3c",
-    ),
-    ("mask.token.schedule=linear mask.token.initial_rate=0.3", "", "saematryoshka-rate0.1-d12195ec"),
-    ("experiment=ground_truth", "", "saebatch_topk-rate0.1-f8e3e215"),
-    ("experiment=paper_pythia_160m", "", "saematryoshka-rate0.1-a807359d"),
-    ("experiment=paper_gemma_2_2b data.revision=main", "", "saematryoshka-rate0.1-43012ad9"),
-    ("experiment=paper_pythia_160m +sweep=mask_rate mask.token.rate=0.05", "mask.token.rate", "rate0.05-c75667f1"),
-    ("+sweep=mask_rate mask.token.rate=0.0", "mask.token.rate", "rate0.0-8da8b988"),
-    ("+sweep=mask_rate_x_sparsity mask.token.rate=0.2 sae.k=8", "mask.token.rate sae.k", "rate0.2-k8-98cacc1d"),
-    (
-        "+sweep=mask_rate_x_penalty sae=gated mask.token.rate=0.1 sae.sparsity_coefficient=5",
-        "sae mask.token.rate sae.sparsity_coefficient",
-        "saegated-rate0.1-sparsity_coefficient5-744ecb74",
-    ),
-    ("+sweep=architectures sae=topk mask.token.rate=0.1", "sae mask.token.rate", "saetopk-rate0.1-9dfbbf09"),
-    ("+sweep=mask_token mask.token.replacement=pad", "mask.token.replacement", "replacementpad-61cfdd1a"),
-    ("+sweep=seeds seed=3 mask.token.rate=0.1", "mask.token.rate seed", "rate0.1-seed3-b87bf174"),
-    ("+sweep=sparsity sae.k=64", "sae.k", "k64-80b3b4f9"),
-    ("data=text data.path=[a.txt,b.txt] lm=pythia_70m sae.calibrate=none", "", "saematryoshka-rate0.1-ab466e52"),
-    ("lm=pythia_70m data=hub data.name=x/y", "", "saematryoshka-rate0.1-e5719b62"),
-]
-
-
-@pytest.mark.parametrize(("overrides", "swept", "expected"), FROZEN, ids=[name for *_, name in FROZEN])
-def test_ids_stay_what_they_were(overrides: str, swept: str, expected: str) -> None:
+@pytest.mark.parametrize("named", NAMED, ids=lambda named: named.today)
+def test_ids_stay_what_they_were(named: Named) -> None:
     """Else runs that are done would be trained again."""
-    given = dict(override.split("=", 1) for override in overrides.split())
-    values = {key: given[key] for key in swept.split()}
-    assert run_id(compose(overrides.split()), values, READ) == expected
+    assert run_id(compose(named.overrides), named.values, READ) == named.today
 
 
 @pytest.mark.parametrize("part", ["text", "tokenizer", "weights"])
@@ -99,11 +61,11 @@ def test_every_key_has_a_side() -> None:
 def test_a_key_is_on_its_side(key: str) -> None:
     on = ["mask.latent.rate=0.1", "mask.input.rate=0.1"]  # of a mask that is off nothing is in the id
     config = next(made for made in map(compose, (on, ["sae=jumprelu"])) if holder(made, key) is not None)
-    before = named(config, {"x": "y"})
+    before = id_of(config, {"x": "y"})
     where = holder(config, key)
     value = getattr(where, key.split(".")[-1])
     setattr(where, key.split(".")[-1], ["other", str(value)])
-    assert (named(config, {"x": "y"}) != before) == (SIDES[key] == IN)
+    assert (id_of(config, {"x": "y"}) != before) == (SIDES[key] == IN)
 
 
 def holder(config: Any, key: str) -> Any:
@@ -122,25 +84,25 @@ class LaterOptim(OptimSettings):
 def test_a_setting_that_is_added_renames_nothing_while_it_is_neutral() -> None:
     config = compose([])
     later = replace(config, optim=LaterOptim(**asdict(config.optim)))
-    assert named(later, {}) == named(config, {})
+    assert id_of(later, {}) == id_of(config, {})
     later.optim.momentum = 0.9  # type: ignore[attr-defined]
-    assert named(later, {}) != named(config, {})
+    assert id_of(later, {}) != id_of(config, {})
 
 
 def test_a_mask_that_is_added_renames_nothing_while_it_is_off() -> None:
     config = compose([])
-    before = named(config, {})
+    before = id_of(config, {})
     config.mask["mine"] = MaskSettings(rate=0.0, _module_="my_package.my_mask")
-    assert named(config, {}) == before
+    assert id_of(config, {}) == before
     config.mask["mine"].rate = 0.1
-    assert named(config, {}) != before
+    assert id_of(config, {}) != before
 
 
 def test_a_mask_that_is_not_there_is_one_that_is_off() -> None:
     config = compose(["mask=none"])
     without = compose(["mask=none"])
     del without.mask["latent"]
-    assert named(without, {}) == named(config, {})
+    assert id_of(without, {}) == id_of(config, {})
 
 
 def test_topk_has_no_threshold_to_learn() -> None:
@@ -155,7 +117,7 @@ def test_an_architecture_without_k_has_ids_by_its_own_settings() -> None:
     gated = compose(["sae=gated"])
     assert not hasattr(gated.sae, "k")
     other = compose(["sae=gated", "sae.sparsity_coefficient=0.5"])
-    assert named(other, {}) != named(gated, {})
+    assert id_of(other, {}) != id_of(gated, {})
 
 
 def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Path) -> None:
@@ -191,7 +153,7 @@ def test_every_setting_of_the_result_does(config: RunConfig) -> None:
 def test_neither_does_what_makes_no_difference_at_its_value() -> None:
     off = compose(["mask=none"])
     other = compose(["mask=none", "mask.token.replacement=eos", "mask.token.span=3"])
-    assert named(off, {}) == named(other, {})
+    assert id_of(off, {}) == id_of(other, {})
 
 
 def test_so_do_the_words_of_the_text_and_the_weights(config: RunConfig, tmp_path: Path, bert_folder: Path) -> None:

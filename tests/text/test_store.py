@@ -1,3 +1,4 @@
+import copy
 import json
 import multiprocessing
 import os
@@ -93,7 +94,7 @@ def test_tokens_take_two_bytes_where_the_vocabulary_allows(
 ) -> None:
     from masked_sae.text.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(str(neox_folder))
+    tokenizer = copy.deepcopy(load_tokenizer(str(neox_folder)))  # the process shares the one that is read
     tokenizer.add_tokens([f"<extra{i}>" for i in range(added)])
     last = len(tokenizer) - 1
     tokens = build(tmp_path, documents, tokenizer, last).split("train")

@@ -1,6 +1,5 @@
 """A sweep's folder: which runs belong to it."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from masked_sae.errors import DamagedFileError
+from masked_sae.errors import DamagedFileError, notice
 from masked_sae.files import read_object, write_json
 from masked_sae.runs.folder import RunFolder
 
@@ -179,4 +178,4 @@ def _set_aside_if_damaged(sweep: Path) -> None:
     if damaged is not None:
         kept = sweep / f"{MEMBERS}.damaged"
         (sweep / MEMBERS).replace(kept)
-        print(f"note: {damaged}: kept as {kept}, and the members that have a folder recorded anew", file=sys.stderr)
+        notice(f"{damaged}: kept as {kept}, and the members that have a folder recorded anew")

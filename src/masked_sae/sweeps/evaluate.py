@@ -209,7 +209,7 @@ def _measure(run: Run, contexts: dict[str, EvalContext], *, force: bool) -> None
         with hold(run.folder.lock):
             write_results(run.folder, run.settings)
         return
-    use_threads(run.folder if run.folder.path.exists() else None, config.trainer.threads)
+    use_threads(run.folder, config.trainer.threads)
     key = json.dumps([asdict(config.lm), asdict(config.data), asdict(config.eval)], sort_keys=True)
     if key not in contexts:
         contexts.clear()  # one LM in memory at a time

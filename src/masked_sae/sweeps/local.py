@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from masked_sae.command_line import FAILED, INTERRUPTED, explain
 from masked_sae.config import RunConfig, all_settings
-from masked_sae.errors import InputError, one_line, printable
+from masked_sae.errors import InputError, notice, one_line, printable
 from masked_sae.masks.run_masks import PAPER_RATE
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.former import take_over_former
@@ -63,7 +63,7 @@ def make_runs(jobs: Sequence[tuple[RunConfig, Mapping[str, str]]]) -> list[Run]:
             again.append(run)
     if again:
         which = ", ".join(dict.fromkeys(run.label for run in again))
-        print(f"note: {len(made)} runs, not {len(jobs)}: the same as another are {printable(which)}", file=sys.stderr)
+        notice(f"{len(made)} runs, not {len(jobs)}: the same as another are {which}")
     return list(made.values())
 
 
@@ -95,7 +95,7 @@ def begin_sweep(runs: Sequence[Run], command: Sequence[str]) -> None:
         others = {member.folder.run_id for member in read_members(sweep)} - {run.folder.run_id for run in members}
         lacking = [] if others or len(members) < 2 else what_a_claim_lacks([run.config for run in members])
         if lacking:
-            print(f"note: this sweep can show no effect of masking: {'; '.join(lacking)}", file=sys.stderr)
+            notice(f"this sweep can show no effect of masking: {'; '.join(lacking)}")
     record_sweeps(runs, command)
 
 

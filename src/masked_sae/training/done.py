@@ -38,12 +38,17 @@ def is_complete(run: Run, state: RunState | None) -> bool:
     return state is not None and state.status == "done" and not find_lacking(run.folder, run.config)
 
 
-def known_state(folder: RunFolder) -> RunState | None:
-    """The run's state; None where there is none that can be read."""
+def known_state(folder: RunFolder, *, tell: bool = False) -> RunState | None:
+    """The run's state; None where there is none that can be read.
+
+    Args:
+        tell: whether to say that one cannot.
+    """
     try:
         return read_state(folder.state)
     except DamagedFileError as error:
-        notice(f"{error}: going by what else is in the folder")
+        if tell:
+            notice(f"{error}: going by what else is in the folder")
         return None
 
 

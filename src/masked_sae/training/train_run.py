@@ -86,7 +86,7 @@ def train_run(run: Run, patience: float = 0.0) -> RunState:
             clear_run(folder)
         for each in (folder.path, folder.evals, folder.checkpoints):
             remove_all_leftovers(each)
-        state = known_state(folder)
+        state = known_state(folder, tell=True)
         if state is not None and state.status == "done" and not wrong_with_sae(folder, run.config):
             _measure_what_is_missing(run, parts)
             return state

@@ -1,9 +1,7 @@
 """Activations are read once, in order, and never with padding."""
 
 import os
-import resource
 import subprocess
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import torch
 from masked_sae.activations.lm import LM
 from masked_sae.evals.texts.activation_cache import ActivationCache, TokenizedTexts
 from masked_sae.runs.state import read_state
-from support.making import ROOT, small_run
+from support.commands import command
+from support.making import small_run
 
 
 def ragged(lm: LM, seed: int = 0) -> TokenizedTexts:
@@ -138,22 +137,6 @@ def measuring(neox_folder: Path, corpus_folder: Path, tmp_path: Path, cache: Pat
     return [*run, "eval.families=[absorption]", "eval.concepts=[token_class]", f"eval.cache_dir={cache}"]
 
 
-def train(overrides: list[str], file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
-    return subprocess.run(
-        [sys.executable, "-m", "src.train", *overrides],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-        preexec_fn=limit,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("limited", [False, True])
 def test_a_full_disk_ends_the_run_in_one_line(
@@ -161,7 +144,7 @@ def test_a_full_disk_ends_the_run_in_one_line(
 ) -> None:
     """It was the end of the process, `Bus error`, and a run that stayed "running" for good."""
     cache: Path = tmp_path / "cache" if limited else request.getfixturevalue("small_disk")
-    ended = train(measuring(neox_folder, corpus_folder, tmp_path, cache), file_limit=200_000 if limited else None)
+    ended = command(measuring(neox_folder, corpus_folder, tmp_path, cache), file_limit=200_000 if limited else None)
     assert ended.returncode == 1, ended.stderr
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"error: no space left while writing {cache}/absorption_token_class-")
@@ -178,7 +161,7 @@ def test_a_full_disk_under_one_member_does_not_stop_the_next(
     neox_folder: Path, corpus_folder: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     overrides = measuring(neox_folder, corpus_folder, tmp_path, small_disk)
-    ended = train([*overrides, "seed=0,1", "-m"])
+    ended = command([*overrides, "seed=0,1", "-m"])
     assert ended.returncode == 1 and ended.stderr.splitlines()[-1] == "error: 2 of 2 runs failed"
     states = [read_state(path) for path in sorted((tmp_path / "runs").glob("*/*/state.json"))]
     assert [state is not None and (state.status, state.step) for state in states] == [("failed", 16)] * 2
