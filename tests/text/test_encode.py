@@ -1,5 +1,6 @@
 """Text is text: no special token comes of it, however it is spelled; and all else stays as it was."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def unigram() -> Any:
 
 @pytest.fixture(scope="module")
 def tokenizers(neox_tokenizer: Any, bert_tokenizer: Any, neox_folder: Path) -> dict[str, Any]:
-    gpt2 = load_tokenizer(str(neox_folder))
+    gpt2 = copy.deepcopy(load_tokenizer(str(neox_folder)))  # the process shares the one that is read
     gpt2.unk_token = gpt2.eos_token  # one special token with two names
     return {
         "neox": neox_tokenizer,
@@ -98,7 +99,7 @@ def test_what_a_special_token_is_spelled_with_stays(tokenizers: dict[str, Any]) 
 
 @pytest.mark.parametrize("kind", ["neox", "slow"])
 def test_added_tokens_that_are_not_special_stay_whole(kind: str, neox_folder: Path) -> None:
-    tokenizer = load_tokenizer(str(neox_folder)) if kind == "neox" else ByT5Tokenizer()
+    tokenizer = copy.deepcopy(load_tokenizer(str(neox_folder))) if kind == "neox" else ByT5Tokenizer()
     tokenizer.add_tokens([AddedToken("<tab>")])
     (ids,) = encode(tokenizer, [f"a<tab>{tokenizer.eos_token}<tab>"])
     assert ids.count(tokenizer.convert_tokens_to_ids("<tab>")) == 2
