@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import Phase
+from hypothesis import settings as hypothesis_settings
 
 from masked_sae.activations.lm import LM, load_lm
 from masked_sae.text.tokenizer import load_tokenizer
@@ -18,6 +20,12 @@ from support.making import HOOK, make_bert, make_neox, make_texts, write_jsonl, 
 from support.wandb_recorder import WandbServer
 
 torch.set_num_threads(1)  # these tensors are small: a second thread only waits
+
+# The same examples each time, so that a change is judged by itself, and the first failing one as it is: making it small
+# takes minutes where an example takes a second. `pytest --hypothesis-profile=default` draws new ones.
+WITHOUT_SHRINKING = tuple(phase for phase in Phase if phase is not Phase.shrink and phase is not Phase.explain)
+hypothesis_settings.register_profile("gate", derandomize=True, report_multiple_bugs=False, phases=WITHOUT_SHRINKING)
+hypothesis_settings.load_profile("gate")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

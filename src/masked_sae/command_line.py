@@ -9,12 +9,14 @@ import itertools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import (
@@ -158,6 +160,8 @@ def _line(error: BaseException, keys: Sequence[str] | None, more: Sequence[str])
         return _explain_composition(error, keys, more)
     if isinstance(error, ValueError) and str(error).startswith(_OF_OPTIONS):
         return str(error)
+    if isinstance(error, (ValueError, TypeError, AttributeError, IndexError)):
+        return _explain_plain(error)
     return None
 
 
@@ -212,6 +216,19 @@ def _explain_composition(error: BaseException, keys: Sequence[str] | None, more:
     if found := re.match(r"Sweep parameters '(.*?)' requires --multirun", said):
         return f"{found[1]}: expected -m to sweep over it"
     return said
+
+
+def _explain_plain(error: BaseException) -> str | None:
+    """Hydra and OmegaConf let plain errors through where a value stands in the way of a key (`tags=[a] tags.x=1`) or a
+    choice is no name (`mask=3`); None where it came from elsewhere.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames or frames[-1].f_globals.get("__package__", "").partition(".")[0] not in ("hydra", "omegaconf"):
+        return None
+    override = next((one for frame in frames if isinstance(one := frame.f_locals.get("override"), Override)), None)
+    given = "settings" if override is None else shown(override.input_line)
+    said = " ".join(str(error).split())
+    return f"{given}: expected a name for a choice of conf/, and keys only where conf/ has them ({shown(said)})"
 
 
 _KINDS: dict[type, str] = {
