@@ -7,7 +7,7 @@ from typing import Any
 
 from masked_sae.errors import InputError
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16")  # finest first
 MOST = 10**12  # steps, tokens, latents: more than anybody has
 MOST_AT_ONCE = 10**9  # of what is multiplied with another such size: their product is below 2^63
 MOST_COEFFICIENT = 1e9
@@ -66,6 +66,10 @@ def count(key: str, value: int, least: int = 1, most: int = MOST) -> None:
 def coefficient(key: str, value: float) -> None:
     """The weight of a term: any more would leave nothing of the others."""
     within(key, value, 0, MOST_COEFFICIENT)
+
+
+def is_coarser(dtype: str, other: str) -> bool:
+    return other in DTYPES and DTYPES.index(dtype) > DTYPES.index(other)
 
 
 def seed(key: str, value: int) -> None:

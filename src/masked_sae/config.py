@@ -1,6 +1,7 @@
 """The whole of a run's configuration, typed: `conf/` holds the values, the rooms' dataclasses the names and types."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -77,6 +78,12 @@ class MeasuringConfig:
     trainer: TrainerSettings
     logger: LoggerSettings
     eval: EvalSettings
+    pack: str = "auto"  # how many runs share an LM's forwards at most: auto, or a number
+
+    @property
+    def data_seed(self) -> int:
+        """Draws the text's order, the token mask and the shuffle; `seed` draws the SAE."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def digest_memory(self) -> Path:
@@ -113,6 +120,12 @@ def typed_config(config: DictConfig) -> RunConfig:
     assert isinstance(typed, RunConfig)
     typed.output_dir = os.path.expanduser(typed.output_dir)  # noqa: PTH111 - an unknown user's stays, for `check`
     typed.data.store_dir = os.path.expanduser(typed.data.store_dir)  # noqa: PTH111
+    typed.data.cache_dir = os.path.expanduser(typed.data.cache_dir)  # noqa: PTH111
+    typed.data.cache = typed.data.cache.lower()  # a switch of YAML's, or a word
+    if typed.data.seed == typed.seed:
+        typed.data.seed = None
+    if typed.data.cache_dtype in checks.DTYPES and not checks.is_coarser(typed.data.cache_dtype, typed.lm.dtype):
+        typed.data.cache_dtype = None
     typed.eval.cache_dir = os.path.expanduser(typed.eval.cache_dir)  # noqa: PTH111
     return typed
 
@@ -202,6 +215,8 @@ def check_measuring(config: RunConfig) -> None:
         find_family(family, config.eval)
     config.eval.check()
     checks.path("output_dir", config.output_dir)
+    if not re.fullmatch(r"auto|[1-9][0-9]{0,5}", config.pack):
+        raise InputError("pack", config.pack, "auto, or how many runs may share an LM's forwards (1: none)")
     if not config.name.strip() or "/" in config.name or config.name.startswith("."):
         raise InputError("name", config.name, "a folder name")
     if len(checks.os_bytes(config.name)) > _LONGEST_NAME:

@@ -7,6 +7,7 @@ SIDES = {
     "output_dir": OUT,
     "force": OUT,
     "detach": OUT,
+    "pack": OUT,
     "lm.name": BY_CONTENT,
     "lm.revision": BY_CONTENT,
     "lm.hook_name": IN,
@@ -26,6 +27,11 @@ SIDES = {
     "data.name": IN,
     "data.split": IN,
     "data.revision": IN,
+    "data.seed": IN,
+    "data.cache": OUT,
+    "data.cache_dtype": IN,
+    "data.cache_dir": OUT,
+    "data.cache_gib": OUT,
     "mask.token._module_": IN,
     "mask.token.rate": IN,
     "mask.token.replacement": IN,
@@ -90,6 +96,9 @@ SIDES = {
 OTHERWISE = {
     "name": "otherwise",
     "force": "true",
+    "pack": "1",
+    "data.cache": "true",
+    "data.cache_gib": "1",
     "trainer.log_every_steps": "5",
     "trainer.checkpoint_every_steps": "7",
     "trainer.progress": "true",
@@ -113,5 +122,5 @@ OTHERWISE = {
     "eval.tasks": "[]",
     "eval.own": "{}",
 }
-PLACES = ("output_dir", "data.store_dir", "eval.cache_dir")  # another in every run of the tests
+PLACES = ("output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir")  # another in every run of the tests
 EXCEPTED = ("detach", "trainer.device", "trainer.threads")  # the first is for sweeps on SLURM alone

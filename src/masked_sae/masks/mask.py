@@ -21,6 +21,12 @@ class Mask:
     """
 
     @property
+    def acts_on_text(self) -> bool:
+        """Whether the batches of activations depend on it: it is drawn by `data.seed` then, else by `seed`."""
+        of_text = ("wants_clean_target", "mask_tokens", "counted")
+        return any(getattr(type(self), name) is not getattr(Mask, name) for name in of_text)
+
+    @property
     def wants_clean_target(self) -> bool:
         """Whether the SAE has to give back what the LM computes on the text as it was before this mask."""
         return False

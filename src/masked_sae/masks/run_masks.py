@@ -40,6 +40,11 @@ class Masks:
     named: Mapping[str, Mask]
 
     @property
+    def on_text(self) -> "Masks":
+        """Those that the batches of activations depend on."""
+        return Masks({name: mask for name, mask in self.named.items() if mask.acts_on_text})
+
+    @property
     def wants_clean_target(self) -> bool:
         return any(mask.wants_clean_target for mask in self.named.values())
 
@@ -64,13 +69,23 @@ class Masks:
         return pre_BF
 
 
-def make_masks(settings: Mapping[str, MaskSettings], tokenizer: Any, seed: int) -> Masks:
+def make_masks(settings: Mapping[str, MaskSettings], tokenizer: Any, seed: int, data_seed: int | None = None) -> Masks:
     """The masks of a run; those that are off are left out.
+
+    Args:
+        seed: draws what is hidden of inputs and latents.
+        data_seed: draws what is hidden of the text; None: the same.
 
     Raises:
         InputError: the tokenizer lacks what a mask needs.
     """
-    return Masks({name: one.make(name, tokenizer, seed) for name, one in settings.items() if not one.is_off})
+    of_text = seed if data_seed is None else data_seed
+
+    def made(name: str, one: MaskSettings) -> Mask:
+        mask = one.make(name, tokenizer, of_text)
+        return mask if mask.acts_on_text or of_text == seed else one.make(name, tokenizer, seed)
+
+    return Masks({name: made(name, one) for name, one in settings.items() if not one.is_off})
 
 
 def kept_share(settings: Mapping[str, MaskSettings]) -> float:

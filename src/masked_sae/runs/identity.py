@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,16 @@ from masked_sae.settings import without_neutral
 from masked_sae.text.tokenizer import SPELLED_SPECIAL_TOKENS
 
 # Settings that say where or how a run is done, not what comes out of it.
-HOW = ("output_dir", "force", "detach", "trainer", "logger", "data.store_dir", "eval.cache_dir")
+HOW = (
+    "output_dir",
+    "force",
+    "detach",
+    "pack",
+    "trainer",
+    "logger",
+    "eval.cache_dir",
+    *(f"data.{key}" for key in ("store_dir", "cache", "cache_dir", "cache_gib")),
+)
 # An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
 BY_CONTENT = ("data.path", "lm.name", "lm.revision")
 NOT_HASHED = (*HOW, *BY_CONTENT, "name", "eval")
@@ -54,7 +64,9 @@ def run_id(config: RunConfig, swept: Mapping[str, str], read: Digests) -> str:
 def label_of(config: RunConfig, swept: Mapping[str, str]) -> str:
     """The readable part of a run's id."""
     values = swept or {"sae": config.sae.architecture, "rate": f"{paper_rate(config.mask):g}"}
-    parts = [f"{key.split('.')[-1].split('/')[-1]}{value}" for key, value in values.items()]
+    last = {key: key.split(".")[-1].split("/")[-1] for key in values}
+    shared = {name for name, times in Counter(last.values()).items() if times > 1}  # as those of seed and data.seed
+    parts = [f"{key if last[key] in shared else last[key]}{value}" for key, value in values.items()]
     return re.sub(r"[^A-Za-z0-9._=+-]+", "_", "-".join(parts)).strip("_.")[:80]
 
 

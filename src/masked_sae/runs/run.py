@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masked_sae.activations.sharing import Sharing, sharing
 from masked_sae.config import RunConfig, check
 from masked_sae.errors import InputError
 from masked_sae.evals.texts.task_settings import check_tasks
@@ -39,12 +40,15 @@ class Run(Member):
         folder, or is an SAE from elsewhere.
     origin: an SAE from elsewhere: the folder that it lies in.
     on_record: the configuration as a folder has it, of a run that was found there.
+    shares: what decides which runs can be trained from the same forwards; None where the run was not made to be
+        trained.
     """
 
     config: RunConfig
     named_for: Digests | None = None
     origin: Path | None = None
     on_record: Mapping[str, Any] | None = None
+    shares: Sharing | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -69,10 +73,14 @@ def make_run(config: RunConfig, swept: Mapping[str, str]) -> Run:
     check(config)
     check_tasks(config.eval.tasks)
     inputs = find_inputs(config)
-    make_masks(config.mask, inputs.tokenizer, config.seed)
+    masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
     read = digests_of(config, inputs)
     folder = Path(config.output_dir).expanduser() / config.name / run_id(config, swept, read)
-    return Run(RunFolder(folder), swept, config, read)
+    text_masks = {name: config.mask[name] for name in masks.on_text.named}
+    modules = [read.modules.get(f"mask.{name}._module_") for name in text_masks]
+    contents = [read.text, read.tokenizer, read.weights, modules]
+    shares = sharing(config.lm, config.data, text_masks, config.data_seed, contents)
+    return Run(RunFolder(folder), swept, config, read, shares=shares)
 
 
 def find_inputs(config: RunConfig) -> Inputs:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from masked_sae import checks
 from masked_sae.errors import InputError
-from masked_sae.settings import setting
+from masked_sae.settings import neutral, setting
 
 MOST_EPOCHS = 1e9
 SOURCES = ("stdlib", "text", "hub", "synthetic")
+CACHES = ("false", "true", "auto")
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,11 @@ class DataSettings:
     name: str | None = None  # source=hub, with split and revision
     split: str = "train"
     revision: str | None = None
+    seed: int | None = neutral(None)  # of order, token mask and shuffle; null: the run's
+    cache: str = "false"  # of activations on disk: see CACHES
+    cache_dtype: str | None = neutral(None)  # of activations; null: the LM's
+    cache_dir: str = ".cache/windows"
+    cache_gib: float = setting(50.0, unit="GiB")  # of all that lies in cache_dir
 
     def check(self) -> None:
         """Refuses what cannot work, as far as the settings alone tell.
@@ -58,6 +64,13 @@ class DataSettings:
             raise InputError("data.window_tokens", self.window_tokens, f"at least data.batch_size={self.batch_size}")
         for key in ("train_tokens", "window_tokens", "scale_tokens"):
             checks.count(f"data.{key}", getattr(self, key))
+        if self.seed is not None:
+            checks.seed("data.seed", self.seed)
+        checks.one_of("data.cache", self.cache, CACHES)
+        if self.cache_dtype is not None:
+            checks.one_of("data.cache_dtype", self.cache_dtype, checks.DTYPES)
+        checks.path("data.cache_dir", self.cache_dir)
+        checks.above("data.cache_gib", self.cache_gib, 0)
         checks.above("data.max_epochs", self.max_epochs, 0)
         checks.within("data.max_epochs", self.max_epochs, 0, MOST_EPOCHS)
         if not 0 < self.validation_share < 1:

@@ -90,8 +90,8 @@ def load_parts(run: Run, device: torch.device) -> TrainingParts:
     share = kept_share(config.mask) * (1 - found.special)
     plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, found.training.content_length, share)
     plan.check_epochs(len(found.training), data.max_epochs)
-    masks = make_masks(config.mask, inputs.tokenizer, config.seed)
-    return TrainingParts(found.lm, found.held_out, ShuffledSequences(found.training, config.seed), plan, masks)
+    masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
+    return TrainingParts(found.lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
 
 
 def find_statistics(run: Run, parts: TrainingParts) -> ActivationStatistics:
@@ -100,7 +100,7 @@ def find_statistics(run: Run, parts: TrainingParts) -> ActivationStatistics:
 
 
 def make_stream(run: Run, parts: TrainingParts, scale: float) -> ActivationStream:
-    lm_batch_size, seed = run.config.lm.batch_size, run.config.seed
+    lm_batch_size, seed = run.config.lm.batch_size, run.config.data_seed
     return ActivationStream(
         parts.lm, parts.sequences, parts.plan, parts.masks, scale=scale, lm_batch_size=lm_batch_size, seed=seed
     )
