@@ -531,3 +531,20 @@ def test_a_tokenizer_with_more_tokens_than_the_lm_is_refused(
         folder, lambda w: w.update({k: w[k][:50].clone() for k in ("gpt_neox.embed_in.weight", "embed_out.weight")})
     )
     assert "beyond its embedding of 50 rows" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"), ("blocks.1.hook_mlp_out", "blocks.0.hook_resid_post")],
+)
+def test_several_hook_points_are_read_from_one_forward(neox: LM, order: tuple[str, str]) -> None:
+    """Bit for bit as each alone, whichever is the deeper."""
+    tokens_NT = torch.arange(2 * 11).reshape(2, 11)
+    for x_NTD, name in zip(neox.activations_at(order, tokens_NT), order, strict=True):
+        assert torch.equal(x_NTD, neox.at(name).activations(tokens_NT))
+    assert neox.at(neox.hook_name) is neox
+
+
+def test_another_hook_point_has_to_exist(neox: LM) -> None:
+    with pytest.raises(InputError, match=r"lm\.hook_name=blocks\.77"):
+        neox.at("blocks.77.hook_resid_post")

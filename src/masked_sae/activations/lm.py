@@ -6,7 +6,7 @@ Axes: N sequences, T positions, D `d_in`, V vocabulary.
 import difflib
 import logging
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -62,20 +62,46 @@ class LM:
     def special(self) -> SpecialTokens:
         return special_tokens(self.tokenizer)
 
-    @torch.inference_mode()
+    def at(self, hook_name: str) -> "LM":
+        """The same LM, read at another hook point.
+
+        Raises:
+            InputError: there is no such hook point.
+        """
+        if hook_name == self.hook_name:
+            return self
+        return LM(self.bridge, self.tokenizer, hook_name, self.device, self._has_head)
+
     def activations(self, tokens_NT: Tensor) -> Tensor:
         """Activations at the hook point, float32, (N, T, D); no layer after it runs."""
-        captured: list[Tensor] = []
+        return self.activations_at([self.hook_name], tokens_NT)[0]
 
-        def capture(value: Tensor, hook: Any) -> Tensor:
-            captured.append(value)
-            raise _HookPointReached
+    @torch.inference_mode()
+    def activations_at(self, hook_names: Sequence[str], tokens_NT: Tensor) -> list[Tensor]:
+        """Activations at several hook points, from one forward to the deepest; each as `activations` has them.
 
+        Raises:
+            IndexError: the forward does not reach one of them.
+        """
+        captured: dict[str, Tensor] = {}
+
+        def capture_as(name: str) -> Callable[[Tensor, Any], Tensor]:
+            def capture(value: Tensor, hook: Any) -> Tensor:
+                captured[name] = value.flatten(2).float()
+                if len(captured) == len(hook_names):
+                    raise _HookPointReached
+                captured[name] = captured[name].clone()  # a later layer may write where it reads
+                return value
+
+            return capture
+
+        hooks = [(name, capture_as(name)) for name in hook_names]
         with suppress(_HookPointReached):
-            self.bridge.run_with_hooks(
-                tokens_NT.to(self.device), fwd_hooks=[(self.hook_name, capture)], return_type=None
-            )
-        return captured[0].flatten(2).float()
+            self.bridge.run_with_hooks(tokens_NT.to(self.device), fwd_hooks=hooks, return_type=None)
+        missing = [name for name in hook_names if name not in captured]
+        if missing:
+            raise IndexError(f"never reached: {missing[0]}")
+        return [captured[name] for name in hook_names]
 
     @torch.inference_mode()
     def logits(self, tokens_NT: Tensor, edit: Callable[[Tensor], Tensor] | None = None) -> Tensor:
