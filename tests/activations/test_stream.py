@@ -4,7 +4,7 @@ import gc
 import itertools
 import math
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from masked_sae.activations.lm import LM, load_lm
 from masked_sae.activations.plan import Plan
 from masked_sae.activations.scale import ActivationStatistics, measure_statistics
 from masked_sae.activations.sequences import ShuffledSequences, make_sequences
-from masked_sae.activations.stream import ActivationStream, Batch
+from masked_sae.activations.stream import ActivationStream, Batch, Point
 from masked_sae.errors import InputError, NonFiniteError
 from masked_sae.masks.run_masks import Masks
 from masked_sae.masks.token import TokenMask
@@ -55,7 +55,9 @@ def a_stream(
     sequences = shuffled(lm, tokens, seed)
     plan = Plan.make(BATCH, window_tokens, train_tokens, sequences.content_length, kept_share)
     masks = Masks({} if mask is None else {"token": mask})
-    return ActivationStream(lm, sequences, plan, masks, scale=scale, lm_batch_size=lm_batch_size, seed=seed)
+    return ActivationStream(
+        lm, sequences, plan, masks, [Point(lm.hook_name, scale)], lm_batch_size=lm_batch_size, seed=seed
+    )
 
 
 def shuffled(lm: LM, tokens: np.ndarray | None = None, seed: int = 0) -> ShuffledSequences:
@@ -63,7 +65,15 @@ def shuffled(lm: LM, tokens: np.ndarray | None = None, seed: int = 0) -> Shuffle
 
 
 def statistics(lm: LM, count: int, tokens: np.ndarray | None = None) -> ActivationStatistics:
-    return measure_statistics(lm, shuffled(lm, tokens), count, batch_size=4)
+    (found,) = measure_statistics([lm], shuffled(lm, tokens), count, batch_size=4)
+    if isinstance(found, NonFiniteError):
+        raise found
+    return found
+
+
+def batches(stream: ActivationStream, start: int) -> Iterator[Batch]:
+    """Batches `start` to the last."""
+    return (stream.batch(index) for index in range(start, stream.plan.steps))
 
 
 def random_mask(lm: LM, rate: float = 0.3, **changes: Any) -> TokenMask:
@@ -223,7 +233,7 @@ def test_a_batch_computed_alone_is_the_batch_reached_by_iteration(
         mask = random_mask(lm, rate, span=3.0, loss_positions=loss_positions, target=target)
         return a_stream(lm, mask, kept_share=share, scale=2.5)
 
-    reached = list(fresh().batches(0))
+    reached = list(batches(fresh(), 0))
     assert len(reached) == 12
     assert all(not torch.equal(a.x_BD, b.x_BD) for a, b in itertools.pairwise(reached))
     for index, batch in enumerate(reached):
@@ -231,7 +241,7 @@ def test_a_batch_computed_alone_is_the_batch_reached_by_iteration(
     wandering = fresh()
     for index in (11, 0, 5, 4, 11, 1):
         assert same_batch(wandering.batch(index), reached[index])
-    for offset, batch in enumerate(fresh().batches(start=7)):
+    for offset, batch in enumerate(batches(fresh(), 7)):
         assert same_batch(batch, reached[7 + offset])
 
 
@@ -320,9 +330,9 @@ def test_a_window_holds_what_the_lm_computes_at_the_kept_positions(
 def test_rate_0_is_no_mask_bit_for_bit(changes: dict[str, Any], clean_target: bool, lm: LM) -> None:
     """And so is one that is next to 0."""
     target = "clean" if clean_target else "masked"
-    unmasked = list(a_stream(lm).batches(0))
-    off = list(a_stream(lm, random_mask(lm, 0.0, target=target, **changes)).batches(0))
-    almost_off = list(a_stream(lm, random_mask(lm, 1e-12, target=target, **changes)).batches(0))
+    unmasked = list(batches(a_stream(lm), 0))
+    off = list(batches(a_stream(lm, random_mask(lm, 0.0, target=target, **changes)), 0))
+    almost_off = list(batches(a_stream(lm, random_mask(lm, 1e-12, target=target, **changes)), 0))
     for none, zero, tiny in zip(unmasked, off, almost_off, strict=True):
         assert same_batch(none, zero)
         assert same_batch(none, tiny)
@@ -368,7 +378,7 @@ def test_the_scale_gives_a_mean_squared_norm_of_d_in(lm: LM, hidden_states: Call
 def test_a_sample_gives_nearly_the_same_scale(neox: LM) -> None:
     scale = statistics(neox, 1000).scale
     assert scale == pytest.approx(statistics(neox, 10**9).scale, rel=0.05)
-    x_BD = torch.cat([batch.x_BD for batch in a_stream(neox, scale=scale).batches(0)])
+    x_BD = torch.cat([batch.x_BD for batch in batches(a_stream(neox, scale=scale), 0)])
     assert x_BD.square().sum(1).mean().item() == pytest.approx(D_IN, rel=0.1)
 
 
@@ -388,7 +398,7 @@ def test_memory_is_bounded_by_the_window_and_the_lm_batch(clean_target: bool, ne
     mask = random_mask(neox, target="clean" if clean_target else "masked")
     stream = a_stream(neox, mask, train_tokens=steps * BATCH, window_tokens=window, lm_batch_size=3)
     with read_by(neox) as read:
-        for index, batch in enumerate(stream.batches(0)):
+        for index, batch in enumerate(batches(stream, 0)):
             if index % 29 == 1:  # in every window; looking at all tensors takes its time
                 assert BATCH <= most_rows_alive() <= window
             assert batch.x_BD.shape == (BATCH, D_IN)
@@ -400,7 +410,7 @@ def test_within_one_epoch_no_sequence_is_read_twice(neox: LM) -> None:
     stream = a_stream(neox, tokens=tokens, train_tokens=5504)
     stream.plan.check_epochs(len(tokens) // (CONTEXT - 1), max_epochs=1)
     with read_by(neox) as read:
-        list(stream.batches(0))
+        list(batches(stream, 0))
     sequences_NT = torch.cat(read)
     assert len(sequences_NT) * (CONTEXT - 1) > 5504
     assert len(torch.unique(sequences_NT, dim=0)) == len(sequences_NT)
@@ -413,7 +423,7 @@ def test_each_epoch_reads_the_corpus_in_a_new_order(neox: LM) -> None:
     stream = a_stream(neox, tokens=tokens, train_tokens=4000, lm_batch_size=1, kept_share=1.0)
     stream.plan.check_epochs(30, max_epochs=10)
     with read_by(neox) as read:
-        list(stream.batches(0))
+        list(batches(stream, 0))
     place = {tuple(tokens[i * content : (i + 1) * content].tolist()): i for i in range(30)}
     order = [place[tuple(tokens_NT[0, 1:].tolist())] for tokens_NT in read]
     # A window may have read ahead less than it set aside; ordinals tell the epochs apart.
@@ -448,10 +458,10 @@ def test_what_is_no_number_is_refused_naming_its_tokens(value: float, tmp_path: 
     content = CONTEXT - 1
     text = ("abcdefghijklmnopqrstuvw" * 200)[: 200 * content]
     tokens = np.array(lm.tokenizer.encode(text), dtype=np.uint16)
-    list(a_stream(lm, tokens=tokens, kept_share=1.0).batches(0))
+    list(batches(a_stream(lm, tokens=tokens, kept_share=1.0), 0))
     tokens[130 * content + 5] = q
     stream = a_stream(lm, tokens=tokens, kept_share=1.0, train_tokens=140 * BATCH)
-    for attempt in (lambda: list(stream.batches(0)), lambda: statistics(lm, 10**9, tokens)):
+    for attempt in (lambda: list(batches(stream, 0)), lambda: statistics(lm, 10**9, tokens)):
         with pytest.raises(NonFiniteError) as info:
             attempt()
         message = str(info.value)

@@ -18,6 +18,7 @@ def small_overrides(lm: Path, corpus: Path, out: Path) -> list[str]:
         "data=text",
         f"data.path={corpus}",
         f"data.store_dir={out / 'tokens'}",
+        f"data.cache_dir={out / 'windows'}",
         "data.context_length=16",
         "data.batch_size=64",
         "data.train_tokens=1536",

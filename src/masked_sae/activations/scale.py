@@ -4,6 +4,7 @@ Axes: B activations, D `d_in`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,25 +33,47 @@ class ActivationStatistics:
         return cls(values["scale"], torch.tensor(values["mean"]))
 
 
-def measure_statistics(lm: LM, sequences: ShuffledSequences, tokens: int, batch_size: int) -> ActivationStatistics:
-    """Over about `tokens` clean activations of the run's first sequences.
+def measure_statistics(
+    lms: Sequence[LM], sequences: ShuffledSequences, tokens: int, batch_size: int
+) -> list[ActivationStatistics | NonFiniteError]:
+    """Over about `tokens` clean activations of the run's first sequences, from one forward for all hook points; of one
+    where an activation is NaN or infinite, or all are zero, what is wrong.
 
     Args:
+        lms: one LM, at different hook points.
         batch_size: sequences per forward.
-
-    Raises:
-        NonFiniteError: an activation is NaN or infinite, or all are zero.
     """
     n_sequences = min(math.ceil(tokens / sequences.content_length), sequences.epoch)
-    total_D = torch.zeros(lm.d_in, dtype=torch.float64)
-    squares, count = 0.0, 0
+    sums = [_Sums(lm) for lm in lms]
     for first in range(0, n_sequences, batch_size):
         tokens_NT, kept_NT = sequences.read(np.arange(first, min(first + batch_size, n_sequences)))
-        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)].double()
-        lm.refuse_non_finite(x_BD, tokens_NT, kept_NT)
-        total_D += x_BD.sum(0).cpu()
-        squares += x_BD.square().sum().item()
-        count += len(x_BD)
-    if squares == 0:
-        raise NonFiniteError(f"the activations at {lm.hook_name} are all zero: nothing to scale")
-    return ActivationStatistics(math.sqrt(lm.d_in * count / squares), (total_D / count).float())
+        found = lms[0].activations_at([lm.hook_name for lm in lms], tokens_NT)
+        for one, x_NTD in zip(sums, found, strict=True):
+            one.add(x_NTD, tokens_NT, kept_NT)
+    return [one.statistics() for one in sums]
+
+
+class _Sums:
+    def __init__(self, lm: LM) -> None:
+        self._lm = lm
+        self._total_D = torch.zeros(lm.d_in, dtype=torch.float64)
+        self._squares, self._count = 0.0, 0
+        self._error: NonFiniteError | None = None
+
+    def add(self, x_NTD: Tensor, tokens_NT: Tensor, kept_NT: Tensor) -> None:
+        x_BD = x_NTD[kept_NT.to(x_NTD.device)].double()
+        try:
+            self._lm.refuse_non_finite(x_BD, tokens_NT, kept_NT)
+        except NonFiniteError as error:
+            self._error = self._error or error
+        self._total_D += x_BD.sum(0).cpu()
+        self._squares += x_BD.square().sum().item()
+        self._count += len(x_BD)
+
+    def statistics(self) -> ActivationStatistics | NonFiniteError:
+        if self._error is not None:
+            return self._error
+        if self._squares == 0:
+            return NonFiniteError(f"the activations at {self._lm.hook_name} are all zero: nothing to scale")
+        scale = math.sqrt(self._lm.d_in * self._count / self._squares)
+        return ActivationStatistics(scale, (self._total_D / self._count).float())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,14 +42,15 @@ def sharing(
         read: what stands for the content of text, tokenizer, weights and users' modules, as JSON has it.
     """
     steps = data.train_tokens // data.batch_size
+    window = min(max(1, data.window_tokens // data.batch_size), steps)
     parts = {
         "read": read,
         "special tokens": SPELLED_SPECIAL_TOKENS,
         "lm": [lm.dtype, lm.batch_size],
         "text": [data.context_length, data.validation_share, data_seed],
         "masks": {name: without_neutral(mask) for name, mask in text_masks.items()},
-        "batches": [data.batch_size, min(max(1, data.window_tokens // data.batch_size), steps)],
-        "steps": steps if text_masks else None,
+        "batches": [data.batch_size, window],
+        "windows": math.ceil(steps / window) if text_masks else None,
         "scaling": data.scale_tokens,
         "dtype": data.cache_dtype,
     }

@@ -1,5 +1,6 @@
 """Where a run's files lie: the layout that users and scripts rely on."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,3 +59,14 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         return self.path / ".lock"
+
+
+def clear_run(folder: RunFolder) -> None:
+    """Empties a run's folder, but for the lock that the caller holds."""
+    for path in folder.path.iterdir():
+        if path.name.startswith(folder.lock.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

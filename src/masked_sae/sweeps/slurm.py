@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from masked_sae.errors import InputError
+from masked_sae.runs.folder import clear_run
 from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
 from masked_sae.runs.run import Run
@@ -22,7 +23,6 @@ from masked_sae.runs.sweep_record import Member, forget_members, read_members
 from masked_sae.sweeps.local import begin_sweep, end_sweep, train_member
 from masked_sae.training.done import is_complete, known_state
 from masked_sae.training.memory import LEAST_D_IN, refuse_larger_than
-from masked_sae.training.train_run import clear_run
 
 _POLL_SECONDS = 2.0
 _LAST_NEWS_SECONDS = 10.0

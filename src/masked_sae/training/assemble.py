@@ -1,14 +1,15 @@
 """From a run to what it is made of: everything that can be refused is refused here, before any file of the run's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from masked_sae.activations.lm import LM, load_lm
 from masked_sae.activations.plan import Plan
-from masked_sae.activations.scale import ActivationStatistics, measure_statistics
+from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.sequences import Sequences, ShuffledSequences, make_sequences
-from masked_sae.activations.stream import ActivationStream
+from masked_sae.activations.stream import ActivationStream, Point
 from masked_sae.config import MeasuringConfig
 from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import Masks, kept_share, make_masks
@@ -17,7 +18,7 @@ from masked_sae.runs.run import Inputs, Run, find_inputs_of
 from masked_sae.text.corpus import token_store
 from masked_sae.text.tokenizer import special_tokens
 from masked_sae.training.memory import refuse_too_large
-from masked_sae.training.module import SAEModule
+from masked_sae.training.sae_training import SAETraining
 from masked_sae.training.schedule import Schedule
 
 
@@ -38,7 +39,11 @@ class LMAndText:
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What a run trains with, but for the SAE."""
+    """What a run trains with, but for the SAE. Runs of a pack share LM and text.
+
+    Attributes:
+        lm: at the run's hook point.
+    """
 
     lm: LM
     held_out: Sequences
@@ -81,40 +86,62 @@ def load_parts(run: Run, device: torch.device) -> TrainingParts:
     """Reads LM and text, and plans the stream.
 
     Raises:
-        InputError: see `find_inputs_of` and `load_lm_and_text`; or the run is too long for its text.
+        InputError: see `find_inputs_of`, `load_lm_and_text` and `make_parts`.
+    """
+    inputs = find_inputs_of(run)
+    return make_parts(run, load_lm_and_text(run.config, inputs, device), inputs)
+
+
+def make_parts(run: Run, found: LMAndText, inputs: Inputs) -> TrainingParts:
+    """What one run has of LM and text.
+
+    Raises:
+        InputError: there is no such hook point, or the run is too large for the machine or too long for its text.
     """
     config, data = run.config, run.config.data
-    inputs = find_inputs_of(run)
-    found = load_lm_and_text(config, inputs, device)
-    refuse_too_large(config, found.lm.d_in, device)
+    lm = found.lm.at(config.lm.hook_name)
+    refuse_too_large(config, lm.d_in, lm.device)
     share = kept_share(config.mask) * (1 - found.special)
     plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, found.training.content_length, share)
     plan.check_epochs(len(found.training), data.max_epochs)
     masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
-    return TrainingParts(found.lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
+    return TrainingParts(lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
 
 
-def find_statistics(run: Run, parts: TrainingParts) -> ActivationStatistics:
-    data, lm = run.config.data, run.config.lm
-    return measure_statistics(parts.lm, parts.sequences, data.scale_tokens, lm.batch_size)
+def make_stream(run: Run, parts: TrainingParts, points: Sequence[Point]) -> ActivationStream:
+    """Of a run, or of a pack by its longest run.
 
-
-def make_stream(run: Run, parts: TrainingParts, scale: float) -> ActivationStream:
-    lm_batch_size, seed = run.config.lm.batch_size, run.config.data_seed
+    Args:
+        points: none twice.
+    """
+    config = run.config
+    dtype = None if config.data.cache_dtype is None else getattr(torch, config.data.cache_dtype)
     return ActivationStream(
-        parts.lm, parts.sequences, parts.plan, parts.masks, scale=scale, lm_batch_size=lm_batch_size, seed=seed
+        parts.lm,
+        parts.sequences,
+        parts.plan,
+        parts.masks.on_text,
+        points,
+        lm_batch_size=config.lm.batch_size,
+        seed=config.data_seed,
+        dtype=dtype,
     )
 
 
-def make_module(run: Run, parts: TrainingParts, statistics: ActivationStatistics) -> SAEModule:
+def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatistics) -> SAETraining:
     """The SAE with its initial weights, ready to be trained; its decoder's bias begins at the activations' mean."""
-    config = run.config
+    config, optim = run.config, run.config.optim
     sae = config.sae.make(parts.lm.d_in, torch_generator(config.seed, "initial weights"))
     with torch.no_grad():
         sae.b_dec_D.copy_(statistics.mean_D * statistics.scale)
-    schedule = Schedule(config.optim.lr, config.optim.warmup_steps, config.optim.decay_fraction, parts.plan.steps)
-    module = SAEModule(sae, schedule, parts.masks, config.sae.penalty_warmup_steps)
-    return module.to(parts.lm.device)
+    schedule = Schedule(optim.lr, optim.warmup_steps, optim.decay_fraction, parts.plan.steps)
+    return SAETraining(
+        sae.to(parts.lm.device),
+        schedule,
+        parts.masks,
+        penalty_warmup_steps=config.sae.penalty_warmup_steps,
+        gradient_clip=optim.gradient_clip,
+    )
 
 
 def find_device(name: str) -> torch.device:

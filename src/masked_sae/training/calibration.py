@@ -102,3 +102,23 @@ def _above_which(values_A: Tensor, count: int) -> float:
         return 0.0
     smallest_in, largest_out = values_A.topk(count + 1).values[-2:].tolist()
     return (smallest_in + largest_out) / 2
+
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ToCalibrate:  # TEMPORARY
+    sae: InferenceSAE
+    settings: SAESettings
+    last_l0: Callable[[], float]
+
+
+def calibrate_all(members, lm, held_out, batch_size):
+    out = []
+    for one in members:
+        try:
+            out.append(calibrate(one.sae, one.settings, one.last_l0, lm, held_out, batch_size))
+        except Exception as error:
+            out.append(error)
+    return out

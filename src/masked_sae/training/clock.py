@@ -1,21 +1,38 @@
 """How long a run has trained, all its attempts together."""
 
-import time
+import torch
+
+from masked_sae.activations.stopwatch import Stopwatch
 
 
 class TrainingClock:
-    """Runs from `start` to `stop`; `seconds` were spent before."""
+    """A member's own time, and its share of what it has in common with others of its pack.
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._before = seconds
-        self._started: float | None = None
+    Args:
+        seconds: spent in earlier attempts.
 
-    def start(self) -> None:
-        self._started = time.monotonic()
+    Attributes:
+        own: stands around what is done for the member alone.
+        forward: seconds of the LM, of this attempt: the member's share.
+    """
 
-    def stop(self) -> None:
-        self._before, self._started = self.seconds, None
+    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+        self.own = Stopwatch(device)
+        self.forward = 0.0
+        self._before, self._measuring = seconds, 0.0
+
+    def add_forward(self, seconds: float) -> None:
+        self.forward += seconds
+
+    def add_measuring(self, seconds: float) -> None:
+        """Of what is measured while training, which is none of the training's speed."""
+        self._measuring += seconds
+
+    @property
+    def training(self) -> float:
+        """Seconds of this attempt, in steps and their share of the LM."""
+        return self.own.seconds + self.forward
 
     @property
     def seconds(self) -> float:
-        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
+        return self._before + self.training + self._measuring

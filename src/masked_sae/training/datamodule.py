@@ -1,35 +1,44 @@
 """LightningDataModule over the stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from masked_sae.activations.stream import ActivationStream, Batch
+from masked_sae.activations.stream import ActivationStream, Batch, Point
+from masked_sae.errors import NonFiniteError
+from masked_sae.training.run_in_training import RunInTraining, in_training
+
+Batches = Mapping[Point, Batch | NonFiniteError]
 
 
 class _Remaining:
-    """The batches from `start` on, as an iterable with a length."""
+    """The batches that the members of a pack have not had, as an iterable with a length. Where some are behind, theirs
+    come first.
+    """
 
-    def __init__(self, stream: ActivationStream, start: int) -> None:
-        self._stream, self._start = stream, start
+    def __init__(self, stream: ActivationStream, members: Sequence[RunInTraining]) -> None:
+        self._stream, self._members = stream, members
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self._stream.batches(self._start)
+    def __iter__(self) -> Iterator[Batches]:
+        while next_ones := in_training(self._members):
+            yield self._stream.at_points(next_ones[0].step)
 
     def __len__(self) -> int:
-        return self._stream.plan.steps - self._start
+        """A bound: members that end early take their batches with them."""
+        return max(member.steps for member in self._members) - min(member.step for member in self._members)
 
 
 class ActivationDataModule(pl.LightningDataModule):
-    """Owns the stream of a run; training begins at batch `start`, which is not 0 in a resumed run."""
+    """Owns the stream of a pack."""
 
-    def __init__(self, stream: ActivationStream, start: int = 0) -> None:
+    def __init__(self, stream: ActivationStream, members: Sequence[RunInTraining]) -> None:
         super().__init__()
-        self.stream, self.start = stream, start
+        self._remaining = _Remaining(stream, members)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch  # made where the LM runs, which is where the SAE is
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # made where the LM runs, which is where the SAEs are
 
     def train_dataloader(self) -> _Remaining:
-        return _Remaining(self.stream, self.start)
+        return self._remaining

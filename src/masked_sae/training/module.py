@@ -1,66 +1,51 @@
-"""LightningModule over an SAE: one optimizer step.
+"""LightningModule over the SAEs of a pack: each batch of the stream is a step of all whose turn it is."""
 
-Axes: B activations, D `d_in`, F `d_sae`.
-"""
-
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import nn
 
-from masked_sae.activations.stream import Batch
+from masked_sae.activations.stopwatch import Stopwatch
+from masked_sae.activations.stream import Batch, Point
 from masked_sae.errors import NonFiniteError
-from masked_sae.masks.run_masks import Masks
-from masked_sae.saes import SAE, TrainingOutput
-from masked_sae.training.schedule import Schedule, warmed_up
+from masked_sae.training.run_in_training import RunInTraining, in_training
 
 
-class SAEModule(pl.LightningModule):
-    """Trains one SAE. `step` counts optimizer steps over the run's whole life, resumptions included.
+class PackModule(pl.LightningModule):
+    """Trains one SAE or several. Members may be at different steps: those that are behind are trained until they meet.
 
-    Every random choice of a step is drawn from the seed and the step, so there is no generator state to carry along.
+    Args:
+        lm_watch: the time that the LM takes for the stream.
+
+    Attributes:
+        stepped: the members that the latest batch was for, and that it did not end.
     """
 
-    def __init__(self, sae: SAE, schedule: Schedule, masks: Masks, penalty_warmup_steps: int = 0) -> None:
+    def __init__(self, members: Sequence[RunInTraining], lm_watch: Stopwatch) -> None:
         super().__init__()
-        self.sae, self.schedule, self.masks = sae, schedule, masks
-        self.penalty_warmup_steps = penalty_warmup_steps
-        self.step = 0
-        self.output: TrainingOutput | None = None  # of the latest step, for callbacks
-        self.masked_share = 0.0
+        self.automatic_optimization = False  # each SAE has its own optimizer, clipping and loss
+        self.members, self.stepped = members, list[RunInTraining]()
+        self.trained = nn.ModuleList([member.training for member in members])
+        self._lm_watch, self._lm_seconds = lm_watch, lm_watch.seconds
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.sae.parameters(), lr=self.schedule.lr, fused=True)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [member.training.optimizer for member in self.members]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
-            group["lr"] = self.schedule.at(self.step)
-        x_BD = self.masks.mask_inputs(batch.x_BD, self.step)
-        penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
-        self.output = self.sae.training_output(x_BD, batch.target_BD, self._mask_latents, penalty_share)
-        self.masked_share = batch.masked_share
-        return self.output.loss
+    def training_step(self, batches: Mapping[Point, Batch | NonFiniteError], batch_idx: int) -> None:
+        now = in_training(self.members)
+        self._share_forward(now)
+        for member in now:
+            with member.turn():
+                batch = batches[member.point]
+                if isinstance(batch, NonFiniteError):
+                    raise batch
+                member.training.learn(batch)
+        self.stepped = [member for member in now if member.error is None]
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.sae.project_decoder_gradient()
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.sae.project_parameters()
-        self.step += 1
-
-    def refuse_non_finite_loss(self) -> None:
-        """Looks at the latest loss, which copies it to the host.
-
-        Raises:
-            NonFiniteError: it is NaN or infinite.
-        """
-        if self.output is not None and not torch.isfinite(self.output.loss):
-            raise NonFiniteError(
-                f"the loss is {self.output.loss.item()} at step {self.step} of {self.schedule.steps}; "
-                f"expected a finite number: lower optim.lr={self.schedule.lr:g}, or set optim.gradient_clip"
-            )
-
-    def _mask_latents(self, pre_BF: Tensor) -> Tensor:
-        return self.masks.mask_latents(pre_BF, self.step)
+    def _share_forward(self, members: Sequence[RunInTraining]) -> None:
+        spent = self._lm_watch.seconds - self._lm_seconds
+        self._lm_seconds += spent
+        if spent:
+            for member in members:
+                member.clock.add_forward(spent / len(members))

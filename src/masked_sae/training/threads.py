@@ -13,6 +13,12 @@ from masked_sae.runs.run import Run
 DEFAULT_THREADS = 2  # of every new run: neither the machine's cores nor SLURM's, so that it has the same bits on each
 
 
+def threads_to_use(run: Run) -> int:
+    """How many threads torch will use for a run: its own number, or the one that was asked for."""
+    asked, own = run.config.trainer.threads, None if run.config.force else threads_of(run.folder)
+    return asked or own or DEFAULT_THREADS
+
+
 def use_threads(folder: RunFolder | None, asked: int | None) -> int:
     """Has torch use the run's own number of threads, or the one that was asked for.
 

@@ -1,12 +1,48 @@
-"""Runs that share their LM's forwards, trained together: each is left as if it had been trained alone."""
+"""Runs that share their LM's forwards, trained together: each is left as if it had been trained alone.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+train_pack        what is there already, and what is missing
+  _train_alike    LM and text, once; whose turn it is
+    _begin        the folders are made
+    fit           the step, again and again
+    finish        thresholds, export, metrics
+"""
 
-from masked_sae.runs.lock import HeldError
-from masked_sae.runs.run import Run
-from masked_sae.runs.state import RunState
-from masked_sae.training.train_run import train_run
+import shutil
+import signal
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from masked_sae.activations.scale import ActivationStatistics, measure_statistics
+from masked_sae.errors import InputError, NonFiniteError, one_line
+from masked_sae.files import remove_all_leftovers
+from masked_sae.runs.checkpoint import load_checkpoint
+from masked_sae.runs.config_file import write_config
+from masked_sae.runs.folder import clear_run
+from masked_sae.runs.lock import hold
+from masked_sae.runs.run import Run, find_inputs_of
+from masked_sae.runs.state import RunState, write_state
+from masked_sae.training.assemble import (
+    LMAndText,
+    TrainingParts,
+    find_device,
+    load_lm_and_text,
+    make_parts,
+    make_stream,
+)
+from masked_sae.training.callbacks.checkpointing import CheckpointCallback
+from masked_sae.training.callbacks.metrics import MetricsCallback
+from masked_sae.training.callbacks.progress import ProgressCallback
+from masked_sae.training.done import is_complete, known_state, mended, wrong_with_sae
+from masked_sae.training.finish import finish, measure_done
+from masked_sae.training.fit import fit
+from masked_sae.training.run_in_training import RunInTraining, note_end
+from masked_sae.training.stop_signals import StopRequest
+from masked_sae.training.threads import threads_to_use, use_threads, with_threads
+from masked_sae.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -23,18 +59,235 @@ class Outcome:
     error: Exception | None = None
 
 
+class _Outcomes:
+    """Those of a pack, by run; each run has one in the end."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Outcome] = {}
+
+    def note(self, run: Run, state: RunState | None, error: Exception | None = None) -> None:
+        self._found[str(run.folder.path)] = Outcome(run, state, error)
+
+    @contextmanager
+    def of(self, *runs: Run) -> Generator[None]:
+        """An error inside is that of those of these runs that have no outcome yet, and no other's."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
+            for run in self.lacking(runs):
+                self.note(run, None, error)
+
+    def lacking(self, runs: Iterable[Run]) -> list[Run]:
+        return [run for run in runs if str(run.folder.path) not in self._found]
+
+    def all(self, runs: Iterable[Run]) -> list[Outcome]:
+        return [self._found[str(run.folder.path)] for run in runs]
+
+
+@dataclass
+class _Candidate:
+    """A run that LM and text are there for. `statistics` are those of a run that begins."""
+
+    run: Run
+    parts: TrainingParts
+    statistics: ActivationStatistics | None = None
+
+
 def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
     """Trains runs of equal `shares.forwards`, or goes on with them where each was left, and measures what is missing.
 
-    Whatever befalls one member is its own: the others go on.
+    Whatever befalls one member is its own: the others go on. Members that compute with other numbers of threads, or on
+    another device, are trained after one another.
 
     Args:
         patience: seconds to wait for a member that another process holds.
     """
-    found: list[Outcome] = []
+    outcomes = _Outcomes()
     for run in runs:
+        with outcomes.of(run):
+            state = _settled(run, patience)
+            if state is not None:
+                outcomes.note(run, state)
+    alike: dict[tuple[int, str], list[Run]] = {}
+    for run in outcomes.lacking(runs):
+        alike.setdefault((threads_to_use(run), run.config.trainer.device), []).append(run)
+    for some in alike.values():
+        with outcomes.of(*some):
+            _train_alike(some, outcomes, patience)
+    return outcomes.all(runs)
+
+
+def _settled(run: Run, patience: float) -> RunState | None:
+    """The state of a run that needs neither LM nor text; None of any other."""
+    folder = run.folder
+    if not folder.path.exists() or run.config.force:
+        return None
+    found = known_state(folder)
+    if found is not None and is_complete(run, found):
+        return found  # nothing is written, so it need not be possible
+    with hold(folder.lock, patience):  # says who is at it before long work
+        return mended(run)
+
+
+def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float) -> None:
+    """Runs that compute with the same number of threads, on the same device."""
+    device = find_device(runs[0].config.trainer.device)
+    own = [use_threads(None if run.config.force else run.folder, run.config.trainer.threads) for run in runs]
+    runs = [with_threads(run, threads) for run, threads in zip(runs, own, strict=True)]
+    found = _load(runs, device, outcomes)
+    candidates: list[_Candidate] = []
+    for run in outcomes.lacking(runs):
+        with outcomes.of(run):
+            candidates.append(_Candidate(run, make_parts(run, found, find_inputs_of(run))))
+    fresh = [one for one in candidates if one.run.config.force or not _goes_on(one.run)]
+    _find_statistics(fresh, outcomes)  # refuses what it has to before there is a folder
+    members: list[RunInTraining] = []
+    try:
+        for one in candidates:
+            if outcomes.lacking([one.run]):
+                with outcomes.of(one.run):
+                    begun = _begin(one, outcomes, patience)
+                    members += [] if begun is None else [begun]
+        if members:
+            _train(members)
+    except Exception as error:  # noqa: BLE001 - of what they share
+        for member in members:
+            if not member.has_ended:
+                member.fail(error)
+    except BaseException as error:
+        for member in members:
+            if not member.has_ended:
+                member.interrupt(error)
+        raise
+    for member in members:
+        outcomes.note(member.run, member.state, member.error)
+
+
+def _load(runs: Sequence[Run], device: torch.device, outcomes: _Outcomes) -> LMAndText:
+    """At the hook point of the first run whose hook point is there.
+
+    Raises:
+        InputError: the LM or the text cannot be used.
+    """
+    try:
+        return load_lm_and_text(runs[0].config, find_inputs_of(runs[0]), device)
+    except InputError as error:
+        hook_name = runs[0].config.lm.hook_name
+        others = [run for run in runs if run.config.lm.hook_name != hook_name]
+        if error.key != "lm.hook_name" or not others:
+            raise
+        for run in runs:
+            if run not in others:
+                outcomes.note(run, None, error)
+        return _load(others, device, outcomes)
+
+
+def _goes_on(run: Run) -> bool:
+    return run.folder.checkpoints.exists() or run.folder.sae.exists()
+
+
+def _find_statistics(candidates: Sequence[_Candidate], outcomes: _Outcomes) -> None:
+    """Of runs that begin, from the same forwards for all hook points."""
+    if not candidates:
+        return
+    config, parts = candidates[0].run.config, candidates[0].parts
+    lms = {one.parts.lm.hook_name: one.parts.lm for one in candidates}
+    measured = measure_statistics(list(lms.values()), parts.sequences, config.data.scale_tokens, config.lm.batch_size)
+    found = dict(zip(lms, measured, strict=True))
+    for one in candidates:
+        with outcomes.of(one.run):
+            statistics = found[one.parts.lm.hook_name]
+            if isinstance(statistics, NonFiniteError):
+                raise statistics
+            one.statistics = statistics
+
+
+def _begin(one: _Candidate, outcomes: _Outcomes, patience: float) -> RunInTraining | None:
+    """Makes the run's folder its own; None where the run is done, once it is measured."""
+    run, folder = one.run, one.run.folder
+    with ExitStack() as held:
+        held.enter_context(hold(folder.lock, patience))
+        if run.config.force:
+            clear_run(folder)
+        for each in (folder.path, folder.evals, folder.checkpoints):
+            remove_all_leftovers(each)
+        state = known_state(folder, tell=True)
+        if state is not None and state.status == "done" and not wrong_with_sae(folder, run.config):
+            measure_done(run, one.parts)
+            outcomes.note(run, state)
+            return None
+        checkpoint = load_checkpoint(folder.checkpoints)
+        if checkpoint is not None:
+            one.statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
+        elif one.statistics is None:
+            _find_statistics([one], outcomes)
+            if one.statistics is None:
+                return None
+        state = _say_running(run, replace(state or RunState(folder.run_id, "created"), steps=one.parts.plan.steps))
         try:
-            found.append(Outcome(run, train_run(run, patience)))
-        except (HeldError, Exception) as error:  # noqa: BLE001
-            found.append(Outcome(run, None, error))
+            member = RunInTraining(run, one.parts, one.statistics, state, checkpoint)
+        except Exception as error:
+            note_end(folder, state, status="failed", error=one_line(error))
+            raise
+        except BaseException as error:
+            note_end(folder, state, status="preempted", error=f"interrupted by {type(error).__name__}")
+            raise
+        member.release = held.pop_all().close
+        return member
+
+
+def _say_running(run: Run, state: RunState) -> RunState:
+    try:
+        write_config(run.folder.config, run.settings)
+        return write_state(run.folder.state, state, status="running", error=None)
+    except OSError:
+        if not run.folder.state.exists():
+            shutil.rmtree(run.folder.path, ignore_errors=True)  # nothing half-written stays
+        raise
+
+
+def _train(members: Sequence[RunInTraining]) -> None:
+    """Every member ends: done, failed, or preempted where a stop was asked for."""
+    longest = max(members, key=lambda member: member.steps)
+    points = list(dict.fromkeys(member.point for member in members))
+    stream = make_stream(longest.run, longest.parts, points)
+    stop, trainer = StopRequest(), longest.run.config.trainer
+    callbacks = [
+        MetricsCallback(_validations(members)),
+        ProgressCallback(longest.run.config.data.batch_size, trainer.progress),
+        CheckpointCallback(stop),
+    ]
+    fit(members, stream, callbacks, stop)
+    del stream, callbacks  # the window's memory, before anything is measured
+    trained = [member for member in members if not member.has_ended]
+    if stop.signal is not None and not any(member.is_training for member in trained):
+        signal.raise_signal(stop.signal)  # it came with the last step: whoever was there before us handles it
+    if any(member.is_training for member in trained):
+        for member in trained:
+            with member.guarded():
+                member.give_way(f"stopped by {stop.name}")
+        return
+    finish(trained)
+
+
+def _validations(members: Sequence[RunInTraining]) -> dict[RunInTraining, Validation]:
+    """Of each member; the same one for those that can be measured together."""
+    made: dict[tuple[Any, ...], Validation] = {}
+    found: dict[RunInTraining, Validation] = {}
+    for member in members:
+        config, trainer = member.run.config, member.run.config.trainer
+        if trainer.validate_every_steps is None:
+            continue
+        batch_size = min(config.lm.batch_size, config.eval.batch_size)  # beside training there is less memory
+        key = (member.point, trainer.validate_every_steps, trainer.validation_tokens, batch_size)
+        if key not in made:
+            made[key] = Validation(
+                member.parts.lm,
+                member.parts.held_out,
+                member.point.scale,
+                every=trainer.validate_every_steps,
+                tokens=trainer.validation_tokens,
+                batch_size=batch_size,
+            )
+        found[member] = made[key]
     return found

@@ -55,3 +55,12 @@ class Validation:
         found = {f"val/{name}": value for name, value in core.metrics.items()}
         histograms = {f"val/{name}": histogram for name, histogram in core.histograms().items()}
         return {name: found[name] for name in VALIDATED if name in found}, histograms
+
+    def measure_all(self, saes):  # TEMPORARY
+        out = []
+        for sae in saes:
+            try:
+                out.append(self.measure(sae))
+            except NonFiniteError as error:
+                out.append(error)
+        return out

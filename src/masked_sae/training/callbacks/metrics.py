@@ -3,104 +3,102 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from masked_sae.activations.stopwatch import Stopwatch
-from masked_sae.runs.curve import COLUMNS, Metrics, Row
+from masked_sae.runs.curve import COLUMNS, Histogram, Metrics, Row
 from masked_sae.saes import SAE
-from masked_sae.training.clock import TrainingClock
-from masked_sae.training.module import SAEModule
+from masked_sae.training.module import PackModule
+from masked_sae.training.run_in_training import RunInTraining
 from masked_sae.training.validation import Validation
 
-Sink = Callable[[Row], None]
+Validated = tuple[Metrics, Mapping[str, Histogram]]
 
 
 class MetricsCallback(pl.Callback):
-    """Hands what is measured to the sinks: at every `every`-th step, at those that are validated, and at the last.
+    """Has each member record what is measured: at every so many steps, at those that are validated, and at the last.
 
     Args:
-        sinks: each is called with the same row.
-        batch_size: activations for one step.
-        lm_watch: the time that the LM takes for the stream.
-        validation: what is measured on held-out text, and when.
-        clock: started and stopped with the training.
+        validation: of each member: what is measured on held-out text, and when. Members that have the same one are
+            measured together.
     """
 
-    def __init__(
-        self,
-        sinks: Sequence[Sink],
-        batch_size: int,
-        every: int,
-        lm_watch: Stopwatch,
-        clock: TrainingClock,
-        validation: Validation | None = None,
-    ) -> None:
-        self._sinks, self._batch_size, self._every, self._lm_watch = sinks, batch_size, every, lm_watch
-        self._clock, self._validation = clock, validation
-        self._last_time, self._last_step, self._last_lm_seconds = time.monotonic(), 0, 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, SAEModule)
-        self._clock.start()
-        self._last_time, self._last_step, self._last_lm_seconds = (
-            time.monotonic(),
-            pl_module.step,
-            self._lm_watch.seconds,
-        )
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._clock.stop()
+    def __init__(self, validation: Mapping[RunInTraining, Validation]) -> None:
+        self._validation = validation
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, SAEModule)
-        step, steps = pl_module.step, pl_module.schedule.steps
-        validation = self._validation if self._validation is not None and self._validation.due(step, steps) else None
-        if step % self._every == 0 or step == steps or validation is not None:
-            pl_module.refuse_non_finite_loss()
-            metrics = self._measure(pl_module)
-            validated, histograms = ({}, {}) if validation is None else validation.measure(pl_module.sae)
-            row = Row(metrics | validated, histograms)
-            for sink in self._sinks:
-                sink(row)
-            self._last_time = time.monotonic()  # validation and sinks are no training
+        assert isinstance(pl_module, PackModule)
+        for member in pl_module.stepped:
+            with member.turn():
+                member.watch.refuse_another()
+        validated = self._validate([member for member in pl_module.stepped if member.error is None])
+        for member in pl_module.stepped:
+            every = member.run.config.trainer.log_every_steps
+            if member.error is None and (
+                member.step % every == 0 or member.step == member.steps or member in validated
+            ):
+                with member.turn():
+                    _record(member, *validated.get(member, ({}, {})))
 
-    def _measure(self, module: SAEModule) -> Metrics:
-        output = module.output
-        assert output is not None
-        measured = torch.stack(
-            [
-                output.loss.detach(),
-                output.reconstruction_loss,
-                output.sparsity_loss,
-                output.auxiliary_loss,
-                1 - output.squared_error / output.variance,
-                output.l0,
-                output.dead.float() / module.sae.d_sae,
-                _mean_threshold(module.sae),
-            ]
-        ).tolist()
-        now, lm_seconds = time.monotonic(), self._lm_watch.seconds
-        elapsed = max(now - self._last_time, 1e-9)
-        rate = (module.step - self._last_step) * self._batch_size / elapsed
-        lm_share = min(1.0, (lm_seconds - self._last_lm_seconds) / elapsed)
-        self._last_time, self._last_step, self._last_lm_seconds = now, module.step, lm_seconds
-        others = (
-            module.masked_share,
-            module.schedule.at(module.step - 1),
-            round(rate, 1),
-            round(lm_share, 4),
-            round(peak_memory(module.device) / 2**30, 3),
-            round(self._clock.seconds, 2),
-        )
-        steps: Metrics = {"step": module.step, "tokens": module.step * self._batch_size}
-        return steps | dict(zip(COLUMNS, (*measured, *others), strict=True))
+    def _validate(self, members: Sequence[RunInTraining]) -> dict[RunInTraining, Validated]:
+        due: dict[Validation, list[RunInTraining]] = {}
+        for member in members:
+            validation = self._validation.get(member)
+            if validation is not None and validation.due(member.step, member.steps):
+                with member.turn():
+                    member.training.refuse_non_finite_loss()
+                    due.setdefault(validation, []).append(member)
+        found: dict[RunInTraining, Validated] = {}
+        for validation, together in due.items():
+            start = time.monotonic()
+            measured = validation.measure_all([member.training.sae for member in together])
+            share = (time.monotonic() - start) / len(together)
+            for member, one in zip(together, measured, strict=True):
+                member.clock.add_measuring(share)
+                if isinstance(one, Exception):
+                    member.fail(one)
+                else:
+                    found[member] = one
+        return found
+
+
+def _record(member: RunInTraining, validated: Metrics, histograms: Mapping[str, Histogram]) -> None:
+    member.training.refuse_non_finite_loss()
+    member.record(Row(_measure(member) | validated, histograms))
+
+
+def _measure(member: RunInTraining) -> Metrics:
+    training, output = member.training, member.training.output
+    assert output is not None
+    measured = torch.stack(
+        [
+            output.loss.detach(),
+            output.reconstruction_loss,
+            output.sparsity_loss,
+            output.auxiliary_loss,
+            1 - output.squared_error / output.variance,
+            output.l0,
+            output.dead.float() / training.sae.d_sae,
+            _mean_threshold(training.sae),
+        ]
+    ).tolist()
+    rate, lm_share = member.rates()
+    others = (
+        training.masked_share,
+        training.schedule.at(training.step - 1),
+        round(rate, 1),
+        round(lm_share, 4),
+        round(peak_memory(training.sae.b_dec_D.device) / 2**30, 3),
+        round(member.clock.seconds, 2),
+    )
+    steps: Metrics = {"step": member.step, "tokens": member.step * member.run.config.data.batch_size}
+    return steps | dict(zip(COLUMNS, (*measured, *others), strict=True))
 
 
 @torch.no_grad()

@@ -6,23 +6,26 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from masked_sae.runs.curve import Row
-from masked_sae.training.module import SAEModule
+from masked_sae.training.module import PackModule
+from masked_sae.training.run_in_training import RunInTraining
+
+_SHOWN = {"loss": "loss", "L0": "l0", "EV": "explained_variance"}
 
 
 class ProgressCallback(pl.Callback):
-    """Shows the run's tokens as they are trained on; also a sink for the metrics beside the bar."""
+    """Shows a pack's tokens as they are trained on: of those members that are the furthest behind."""
 
     def __init__(self, batch_size: int, shown: bool) -> None:
         self._batch_size, self._shown = batch_size, shown
         self._bar: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, SAEModule)
+        assert isinstance(pl_module, PackModule)
+        members = pl_module.members
         self._bar = tqdm(
-            desc="training",
-            initial=pl_module.step * self._batch_size,
-            total=pl_module.schedule.steps * self._batch_size,
+            desc="training" if len(members) == 1 else f"training {len(members)} runs",
+            initial=min(member.step for member in members) * self._batch_size,
+            total=max(member.steps for member in members) * self._batch_size,
             unit="tok",
             unit_scale=True,
             disable=not self._shown,
@@ -34,13 +37,18 @@ class ProgressCallback(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, PackModule)
+        if self._shown:
+            self._bar.set_postfix({name: _shown(pl_module.stepped, key) for name, key in _SHOWN.items()}, refresh=False)
         self._bar.update(self._batch_size)
-
-    def __call__(self, row: Row) -> None:
-        metrics = row.metrics
-        shown = {"loss": metrics["loss"], "L0": metrics["l0"], "EV": metrics["explained_variance"]}
-        self._bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _shown(members: list[RunInTraining], key: str) -> str:
+    """As last measured; of several members the least and the most."""
+    found = sorted(member.notes.latest[key] for member in members if key in member.notes.latest)
+    ends = [f"{value:.3g}" for value in (found[0], found[-1])] if found else ["-"]
+    return "-".join(dict.fromkeys(ends))

@@ -1,15 +1,12 @@
 """A run whose folder is deleted while it trains ends, instead of going on in a new one that lacks what came before."""
 
 from pathlib import Path
-from typing import Any
-
-import pytorch_lightning as pl
 
 from masked_sae.errors import DamagedFileError
 
 
-class FolderWatch(pl.Callback):
-    """Looks at every step whether the folder is still the one that was there when this was made."""
+class FolderWatch:
+    """Tells whether the folder is still the one that was there when this was made."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -21,11 +18,6 @@ class FolderWatch(pl.Callback):
         """
         if self._inode is None or self._inode_now() != self._inode:
             raise DamagedFileError(self._folder, "deleted while the run was at work in it", "start the run again")
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.refuse_another()
 
     def _inode_now(self) -> int | None:
         try:
