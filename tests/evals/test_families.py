@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from masked_sae.activations.held_out import activation_batches
 from masked_sae.activations.lm import load_lm
 from masked_sae.activations.sequences import make_sequences
 from masked_sae.errors import InputError
@@ -63,7 +64,7 @@ def random_sae(context: EvalContext) -> InferenceSAE:
     W_dec_FD = torch.nn.functional.normalize(torch.randn(256, context.lm.d_in, generator=generator), dim=1)
     zeros_D, zeros_F = torch.zeros(context.lm.d_in), torch.zeros(256)
     open_sae = InferenceSAE(W_dec_FD.T.contiguous(), zeros_F, W_dec_FD, zeros_D, zeros_D, threshold_F=zeros_F)
-    return calibrated(open_sae, 20, context.lm, context.held_out, np.arange(8), batch_size=8)
+    return calibrated(open_sae, 20, activation_batches(context.lm, context.held_out, np.arange(8), 8))
 
 
 FAMILIES = [family.name for family in our_families()]

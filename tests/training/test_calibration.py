@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from masked_sae.activations.held_out import activation_batches
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences, make_sequences
 from masked_sae.saes import InferenceSAE
@@ -35,14 +36,15 @@ def l0(sae: InferenceSAE, lm: LM, held_out: Sequences, sequences: np.ndarray) ->
 @pytest.mark.parametrize("batch_size", [3, 100])
 def test_l0_is_k_on_the_calibrating_text(neox: LM, k: int, batch_size: int) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
-    sae = calibrated(random_sae(neox.d_in), k, neox, held_out, sequences, batch_size)
+    sae = calibrated(random_sae(neox.d_in), k, activation_batches(neox, held_out, sequences, batch_size))
     assert l0(sae, neox, held_out, sequences) == pytest.approx(k, abs=1e-9)
     assert sae.threshold_F is not None and sae.threshold_F.unique().numel() == 1
 
 
 def test_the_threshold_does_not_depend_on_the_batches(neox: LM) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
-    thresholds = [calibrated(random_sae(neox.d_in), 5, neox, held_out, sequences, size).threshold_F for size in (4, 40)]
+    batches = [activation_batches(neox, held_out, sequences, size) for size in (4, 40)]
+    thresholds = [calibrated(random_sae(neox.d_in), 5, some).threshold_F for some in batches]
     torch.testing.assert_close(thresholds[0], thresholds[1], rtol=1e-5, atol=1e-6)
 
 
@@ -50,7 +52,7 @@ def test_where_too_few_latents_are_positive_all_of_them_stay(neox: LM) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
     sae = random_sae(neox.d_in, bias=-1.0)
     before = l0(sae, neox, held_out, sequences)
-    after = calibrated(sae, 90, neox, held_out, sequences, 8)
+    after = calibrated(sae, 90, activation_batches(neox, held_out, sequences, 8))
     assert before < 90
     assert l0(after, neox, held_out, sequences) == before
 
@@ -65,7 +67,7 @@ def test_raised_thresholds_keep_their_differences_and_give_the_l0(neox: LM, targ
     held_out, sequences = held_out_of(neox), np.arange(40)
     sae = with_thresholds_of_its_own(neox.d_in)
     assert sae.threshold_F is not None and l0(sae, neox, held_out, sequences) > target
-    after = raised(sae, target, neox, held_out, sequences, 1)
+    after = raised(sae, target, activation_batches(neox, held_out, sequences, 1))
     assert after.threshold_F is not None
     by_F = after.threshold_F - sae.threshold_F
     torch.testing.assert_close(by_F, by_F.mean().expand(96))
@@ -76,6 +78,7 @@ def test_raised_thresholds_keep_their_differences_and_give_the_l0(neox: LM, targ
 def test_thresholds_are_not_lowered(neox: LM) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
     sae = with_thresholds_of_its_own(neox.d_in)
-    after = raised(sae, 1 + l0(sae, neox, held_out, sequences), neox, held_out, sequences, 8)
+    target = 1 + l0(sae, neox, held_out, sequences)
+    after = raised(sae, target, activation_batches(neox, held_out, sequences, 8))
     assert sae.threshold_F is not None and after.threshold_F is not None
     assert torch.equal(after.threshold_F, sae.threshold_F)
