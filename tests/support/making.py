@@ -51,7 +51,7 @@ def make_neox(folder: Path, seed: int = 0) -> Path:
 
 
 def make_gpt2(folder: Path) -> Path:
-    """A random GPT-2 checkpoint with the same tokenizer: unlike GPT-NeoX, attention and MLP come one after the other."""
+    """A random GPT-2 checkpoint with the same tokenizer; its MLP reads what its attention adds, unlike GPT-NeoX's."""
     torch.manual_seed(0)
     shape = {"n_embd": D_IN, "n_layer": LAYERS, "n_head": 4, "n_positions": CONTEXT_LIMIT}
     config = GPT2Config(vocab_size=260, bos_token_id=0, eos_token_id=0, initializer_range=0.2, **shape)
