@@ -61,7 +61,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "optim.gradient_clip": ("0.5", []),
     **{key: (value, []) for key, value in OTHERWISE.items()},
 }
-# Named by their content, or places; `detach` is SLURM's, threads and devices change last bits and are told apart by packs.
+# Named by their content, or places. Threads and devices change last bits: packs tell them apart. `detach` is SLURM's.
 ELSEWHERE = {
     "lm.name", "lm.revision", "data.source", "data.path", "data.column", "data.name", "data.split", "data.revision",
     "output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir", "detach", "trainer.device", "trainer.threads",

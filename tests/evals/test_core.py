@@ -1,5 +1,7 @@
 """Core metrics against independent computations."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,14 +11,10 @@ from torch.nn import functional as F
 from masked_sae.activations.held_out import sequences_to_measure
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences, make_sequences
-from masked_sae.evals.core import (
-    ReconstructionSums,
-    at_kept,
-    evaluate_core,
-    max_decoder_cosine,
-    predicted,
-)
+from masked_sae.evals.core import ReconstructionSums, evaluate_core, max_decoder_cosine
+from masked_sae.evals.predictions import at_kept, predicted, put
 from masked_sae.saes import InferenceSAE
+from support.counting import calls_of, forwards_of
 from support.making import CONTEXT_LIMIT
 
 
@@ -33,7 +31,12 @@ def sequences_of(lm: LM) -> Sequences:
 
 
 def measure(sae: InferenceSAE, lm: LM, sequences: Sequences) -> dict[str, float]:
-    return evaluate_core(sae, lm, sequences, tokens=400, batch_size=7, dense_frequency=0.1).metrics
+    return measure_all([sae], lm, sequences)[0]
+
+
+def measure_all(saes: Sequence[InferenceSAE], lm: LM, sequences: Sequences) -> list[dict[str, float]]:
+    found = evaluate_core(saes, lm, sequences, tokens=400, batch_size=7, dense_frequency=0.1)
+    return [core.metrics for core in found]
 
 
 @pytest.mark.parametrize("model", ["neox", "bert"])
@@ -124,5 +127,43 @@ def test_the_zero_ablation_of_another_sae_is_this_ones_too(neox: LM) -> None:
     sequences = sequences_of(neox)
     first = measure(identity(neox.d_in), neox, sequences)
     other = replace(identity(neox.d_in), threshold_F=torch.ones(2 * neox.d_in))
-    again = evaluate_core(other, neox, sequences, tokens=400, batch_size=7, dense_frequency=0.1, known=first)
+    (again,) = evaluate_core([other], neox, sequences, tokens=400, batch_size=7, dense_frequency=0.1, known=first)
     assert again.metrics == measure(other, neox, sequences)
+
+
+def different_saes(d_in: int) -> list[InferenceSAE]:
+    saes = [replace(identity(d_in), threshold_F=torch.full((2 * d_in,), at)) for at in (0.0, 0.3, 1.0)]
+    return [*saes, replace(identity(d_in), threshold_F=None, k=5)]
+
+
+@pytest.mark.parametrize("model", ["neox", "bert"])
+def test_each_of_several_saes_is_measured_as_it_is_alone(model: str, request: pytest.FixtureRequest) -> None:
+    lm: LM = request.getfixturevalue(model)
+    saes, sequences = different_saes(lm.d_in), sequences_of(lm)
+    alone = [measure(sae, lm, sequences) for sae in saes]
+    assert measure_all(saes, lm, sequences) == alone
+    assert measure_all(saes[::-1], lm, sequences) == alone[::-1]
+    assert len({metrics["ce_sae"] for metrics in alone}) == 4
+
+
+@pytest.mark.parametrize(("model", "shared"), [("neox", 2), ("bert", 3)])
+def test_the_lm_is_run_once_for_all_saes_and_from_the_hook_point_on_for_each(
+    model: str, shared: int, request: pytest.FixtureRequest
+) -> None:
+    """Clean and with zeros; an encoder, which predicts tokens that are hidden, also up to the hook point without."""
+    lm: LM = request.getfixturevalue(model)
+    saes, sequences = different_saes(lm.d_in), sequences_of(lm)
+    measure(saes[0], lm, sequences)  # by now it is known that the LM resumes
+    batches = math.ceil(len(sequences_to_measure(sequences, 400)) / 7)
+    for several in (saes[:1], saes):
+        with forwards_of(lm) as forwards, calls_of(lm.bridge.blocks[0].original_component) as first_blocks:
+            measure_all(several, lm, sequences)
+        assert len(forwards) == batches * (shared + len(several))
+        assert len(first_blocks) == batches * (shared - 1)
+
+
+def test_reconstructions_are_put_where_they_belong() -> None:
+    kept_NT = torch.tensor([[False, True, True], [True, False, True]])
+    x_NTD = torch.randn(2, 3, 4)
+    put_NTD = put(x_NTD[kept_NT] + 1, kept_NT)(x_NTD)
+    assert torch.equal(put_NTD, at_kept(lambda x_BD: x_BD + 1, kept_NT)(x_NTD))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from masked_sae.activations.held_out import activation_batches
 from masked_sae.activations.lm import load_lm
 from masked_sae.activations.sequences import make_sequences
 from masked_sae.errors import InputError
@@ -63,7 +64,7 @@ def random_sae(context: EvalContext) -> InferenceSAE:
     W_dec_FD = torch.nn.functional.normalize(torch.randn(256, context.lm.d_in, generator=generator), dim=1)
     zeros_D, zeros_F = torch.zeros(context.lm.d_in), torch.zeros(256)
     open_sae = InferenceSAE(W_dec_FD.T.contiguous(), zeros_F, W_dec_FD, zeros_D, zeros_D, threshold_F=zeros_F)
-    return calibrated(open_sae, 20, context.lm, context.held_out, np.arange(8), batch_size=8)
+    return calibrated(open_sae, 20, activation_batches(context.lm, context.held_out, np.arange(8), 8))
 
 
 FAMILIES = [family.name for family in our_families()]
@@ -72,6 +73,16 @@ FAMILIES = [family.name for family in our_families()]
 @torch.inference_mode()
 def measure(family: str, evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
     return find_family(family, context.settings).measure(evaluated, context)
+
+
+@torch.inference_mode()
+def measure_all(family: str, saes: list[InferenceSAE], context: EvalContext) -> list[Measured | Exception]:
+    return find_family(family, context.settings).measure_all([EvaluatedSAE(sae) for sae in saes], context)
+
+
+def anew(context: EvalContext) -> EvalContext:
+    """With the same texts, and nothing measured so far."""
+    return context.beside(context.lm, context.cache, context.settings)
 
 
 def figures(measured: Measured) -> dict[str, float]:
@@ -123,6 +134,36 @@ def test_the_units_of_latents_change_nothing(family: str, context: EvalContext, 
     )
     before, after = (figures(measure(family, EvaluatedSAE(one), context)) for one in (sae, scaled))
     assert after == pytest.approx(before, abs=2e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_sae_among_others_has_the_figures_that_it_has_alone(
+    family: str, context: EvalContext, ground_truth_context: EvalContext
+) -> None:
+    measuring = ground_truth_context if family == "ground_truth" else context
+    sae = random_sae(measuring)
+    assert sae.threshold_F is not None
+    saes = [sae, replace(sae, threshold_F=2 * sae.threshold_F), replace(sae, threshold_F=None, k=7)]
+    alone = [measure(family, EvaluatedSAE(one), anew(measuring)) for one in saes]
+    assert measure_all(family, saes, anew(measuring)) == alone
+    assert measure_all(family, saes[::-1], anew(measuring)) == alone[::-1]
+    assert len({str(measured) for measured in alone}) == 3
+
+
+@pytest.mark.parametrize("family", ["core", "sparse_probing"])
+def test_an_sae_that_cannot_be_measured_harms_no_other(family: str, context: EvalContext, sae: InferenceSAE) -> None:
+    broken = replace(sae, W_dec_FD=sae.W_dec_FD * torch.nan, W_enc_DF=sae.W_enc_DF * torch.nan)
+    first, error, last = measure_all(family, [sae, broken, sae], anew(context))
+    assert isinstance(error, ValueError)
+    assert first == last == measure(family, EvaluatedSAE(sae), anew(context))
+
+
+def test_contexts_of_several_hook_points_share_their_texts(context: EvalContext) -> None:
+    other = context.beside(context.lm.at("blocks.0.hook_resid_post"), context.cache, context.settings)
+    assert other.tasks is context.tasks
+    more = replace(context.settings, text_tokens=24)
+    assert context.with_settings(more).tasks is not context.tasks
+    assert context.with_settings(replace(context.settings)) is context
 
 
 def test_texts_are_encoded_once_for_all_families(context: EvalContext, sae: InferenceSAE) -> None:

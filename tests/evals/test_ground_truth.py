@@ -11,7 +11,7 @@ from masked_sae.activations.lm import LM, load_lm
 from masked_sae.activations.sequences import Sequences, make_sequences
 from masked_sae.activations.synthetic_lm import build
 from masked_sae.activations.synthetic_truth import Truth, load_truth
-from masked_sae.evals.ground_truth import GroundTruthMetrics, evaluate_ground_truth, ground_truth_metrics
+from masked_sae.evals.ground_truth import GroundTruthMetrics, evaluate_ground_truth, ground_truth_metrics, true_batches
 from masked_sae.text.synthetic import Feature, Recipe
 
 # Two parents, two children of the first, one of the second, and a feature that never occurs; all orthogonal.
@@ -240,9 +240,8 @@ def test_what_the_lm_gives_is_read_and_a_perfect_sae_explains_it(small: tuple[LM
         return f_BG * (f_BG > 1e-4)
 
     def run(tokens: int, seed: int) -> GroundTruthMetrics:
-        return evaluate_ground_truth(
-            encode, truth.directions_GD, lm, sequences_of(lm), truth, tokens=tokens, seed=seed, batch_size=7
-        )
+        batches = true_batches(lm, sequences_of(lm), truth, tokens=tokens, seed=seed, batch_size=7)
+        return evaluate_ground_truth(encode, truth.directions_GD, batches, truth)
 
     metrics = run(600, 0)
     assert metrics.tokens == 600
@@ -278,6 +277,7 @@ def test_an_sae_that_sees_no_parents_beside_children_has_them_absorbed(small: tu
             f_BG[(f_BG[:, truth.children_of(parent)] > 0).any(1), parent] = 0
         return f_BG
 
-    metrics = evaluate_ground_truth(encode, W_dec_GD, lm, sequences_of(lm), truth, tokens=600, seed=0)
+    batches = true_batches(lm, sequences_of(lm), truth, tokens=600, seed=0)
+    metrics = evaluate_ground_truth(encode, W_dec_GD, batches, truth)
     assert metrics.absorption_P.tolist() == [1] * truth.parents
     assert metrics.recall_alone_P.tolist() == [1] * truth.parents

@@ -18,6 +18,8 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     BertTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     PreTrainedTokenizerFast,
@@ -42,11 +44,25 @@ _SHAPE = {
 
 def make_neox(folder: Path, seed: int = 0) -> Path:
     """A random GPT-NeoX checkpoint whose tokenizer gives one token a byte, and `<|endoftext|>`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     torch.manual_seed(seed)
     config = GPTNeoXConfig(vocab_size=260, bos_token_id=0, eos_token_id=0, initializer_range=0.2, **_SHAPE)
     GPTNeoXForCausalLM(config).save_pretrained(folder)
+    return _with_bytes(folder)
+
+
+def make_gpt2(folder: Path) -> Path:
+    """A random GPT-2 checkpoint with the same tokenizer; its MLP reads what its attention adds, unlike GPT-NeoX's."""
+    torch.manual_seed(0)
+    shape = {"n_embd": D_IN, "n_layer": LAYERS, "n_head": 4, "n_positions": CONTEXT_LIMIT}
+    config = GPT2Config(vocab_size=260, bos_token_id=0, eos_token_id=0, initializer_range=0.2, **shape)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return _with_bytes(folder)
+
+
+def _with_bytes(folder: Path) -> Path:
+    """With a tokenizer that gives one token a byte, and `<|endoftext|>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -16,7 +17,9 @@ from masked_sae.report.build import write_report
 from masked_sae.report.runs_table import flat, read_runs
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.run import make_run
+from masked_sae.sweeps import measure
 from masked_sae.sweeps.evaluate import evaluate_folders
+from masked_sae.training.assemble import LMAndText, load_lm_and_text
 from masked_sae.training.evaluation import unmeasured
 from masked_sae.training.train_run import train_run
 from support.composing import ROOT, small_config, small_overrides
@@ -218,6 +221,33 @@ def test_a_sweep_is_measured_with_one_reading_of_the_activations(
     assert all(one["core/l0"] > 0 for one in both) and both[0] != both[1]
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
     assert "left out: rate9-00000000: failed" in capsys.readouterr().out
+
+
+def test_members_at_two_hook_points_have_the_figures_that_they_have_alone_and_load_the_lm_once(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    lm = replace(config.lm, hook_name="blocks.0.hook_mlp_out")
+    others = [replace(config, seed=1), replace(config, lm=lm), replace(config, data=replace(config.data, seed=5))]
+    for other in others:
+        train_run(make_run(other, {}))
+    folders = [run, *(make_run(other, {}).folder for other in others)]
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    alone: list[dict[str, float]] = []
+    for folder in folders:
+        evaluate_folders("sae", [folder.path], settings, [])
+        alone.append(metrics(folder))
+    loaded: list[str] = []
+
+    def load(config: RunConfig, *others: Any) -> LMAndText:
+        loaded.append(config.lm.name)
+        return load_lm_and_text(config, *others)
+
+    monkeypatch.setattr(measure, "load_lm_and_text", load)
+    evaluate_folders("sweep", [run.path.parent], replace(settings, force=True), [])
+    assert [metrics(folder) for folder in folders] == alone
+    assert loaded == [str(neox_folder)]
+    assert len({metrics(folder)["core/ce_sae"] for folder in folders}) == 4
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from masked_sae.saes import TopKSAE
 from masked_sae.training.train_run import train_run
 from masked_sae.training.validation import Validation
 from support.composing import small_config
+from support.counting import forwards_of
 from support.making import HOOK
 
 
@@ -66,8 +67,8 @@ def test_without_an_interval_nothing_is_measured(config: RunConfig, tmp_path: Pa
     assert not folder.histograms.exists() and "val/l0" not in rows(folder)[24]
 
 
-def sae_for(lm: LM) -> TopKSAE:
-    return TopKSAE(lm.d_in, 64, 4, generator=torch.Generator().manual_seed(0), aux_k=8)
+def sae_for(lm: LM, k: int = 4) -> TopKSAE:
+    return TopKSAE(lm.d_in, 64, k, generator=torch.Generator().manual_seed(0), aux_k=8)
 
 
 def validation_on(lm: LM) -> Validation:
@@ -96,6 +97,22 @@ def test_weights_that_are_not_finite_are_refused_in_one_line(neox: LM) -> None:
         sae.W_dec_FD[3, 2] = torch.nan
     with pytest.raises(NonFiniteError, match="weight of the SAE is NaN or infinite; expected finite"):
         validation_on(neox).measure(sae)
+
+
+@pytest.mark.parametrize("model", ["neox", "bert"])
+def test_several_are_measured_from_one_reading_as_each_is_alone(model: str, request: pytest.FixtureRequest) -> None:
+    lm: LM = request.getfixturevalue(model)
+    saes = [sae_for(lm, k) for k in (2, 4, 6)]
+    with torch.no_grad():
+        saes[1].W_dec_FD[3, 2] = torch.nan
+    (first,) = validation_on(lm).measure_all(saes[:1])
+    with forwards_of(lm) as alone:
+        (last,) = validation_on(lm).measure_all(saes[2:])
+    with forwards_of(lm) as together:
+        found = validation_on(lm).measure_all(saes)
+    assert found[::2] == [first, last] and first != last
+    assert isinstance(found[1], NonFiniteError)
+    assert len(together) == len(alone) + 2  # batches, from the hook point on for one more SAE
 
 
 def test_latents_that_never_fire_are_in_no_histogram_of_frequencies(neox: LM) -> None:

@@ -71,10 +71,17 @@ class HeldOutBatch(NamedTuple):
     x_BD: Tensor
 
 
+def sequence_batches(
+    held_out: Sequences, indices: NDArray[np.int64], batch_size: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """These sequences, `batch_size` at a time: place of the first one, token ids and kept positions, each (N, T)."""
+    for first in range(0, len(indices), batch_size):
+        yield first, *held_out.read(indices[first : first + batch_size])
+
+
 def activation_batches(
     lm: LM, held_out: Sequences, indices: NDArray[np.int64], batch_size: int
 ) -> Iterator[HeldOutBatch]:
     """The LM's activations on these sequences, `batch_size` sequences per forward."""
-    for first in range(0, len(indices), batch_size):
-        tokens_NT, kept_NT = held_out.read(indices[first : first + batch_size])
+    for first, tokens_NT, kept_NT in sequence_batches(held_out, indices, batch_size):
         yield HeldOutBatch(first, tokens_NT, kept_NT, lm.activations(tokens_NT)[kept_NT.to(lm.device)])

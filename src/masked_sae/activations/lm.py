@@ -32,6 +32,9 @@ class LM:
     """A language model read at one hook point.
 
     `activations` stops the forward there; `logits` runs it to the end, with the activation replaced if asked.
+
+    Attributes:
+        resumes: whether a forward may begin at the hook point (`suffix`); None: not tried yet.
     """
 
     def __init__(self, bridge: Any, tokenizer: Any, hook_name: str, device: torch.device, has_head: bool) -> None:
@@ -40,6 +43,7 @@ class LM:
         self.hook_name = hook_name
         self.device = device
         self._has_head = has_head
+        self.resumes: bool | None = None
         self.d_in = self._find_d_in()
 
     @property

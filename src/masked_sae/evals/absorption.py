@@ -261,7 +261,7 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
 
 def _on_concepts(name: str, sae: InferenceSAE, context: EvalContext) -> dict[Ranking, AbsorptionResult]:
     seed, lm = context.settings.seed, context.lm
-    concepts = context.once(("concepts", name), lambda: _make_concepts(name, context))
+    concepts = _concepts(name, context)
     x_PD = context.cache.read(lm, concepts.texts, f"absorption/{name}")
     probes = context.once(("concept probes", name), lambda: fit_concept_probes(concepts, x_PD, seed=seed))
     chunks = x_PD.split(_POSITIONS_AT_ONCE)
@@ -269,11 +269,14 @@ def _on_concepts(name: str, sae: InferenceSAE, context: EvalContext) -> dict[Ran
     return evaluate_absorption(concepts, x_PD, f_PF, sae.W_dec_FD, probes=probes, rankings=tuple(_SUFFIXES), seed=seed)
 
 
-def _make_concepts(name: str, context: EvalContext) -> Concepts:
-    settings = context.settings
+def _concepts(name: str, context: EvalContext) -> Concepts:
+    lm, settings = context.lm, context.settings
     if name == "first_letter":
-        return first_letter(context.lm, words=settings.concept_words, seed=settings.seed)
-    return token_class(context.lm, context.held_out, tokens=settings.concept_tokens, seed=settings.seed)
+        words, seed = settings.concept_words, settings.seed
+        return context.texts_once((name, words, seed), lambda: first_letter(lm, words=words, seed=seed))
+    tokens, seed = settings.concept_tokens, settings.seed
+    made = lambda: token_class(lm, context.held_out, tokens=tokens, seed=seed)  # noqa: E731
+    return context.texts_once((name, tokens, seed), made)
 
 
 def _covers(measured: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -3,8 +3,9 @@
 Axes: N texts, P positions, D `d_in`, F `d_sae`.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -60,6 +61,23 @@ class EvalContext:
         self.lm, self.held_out, self.cache, self.settings = lm, held_out, cache, settings
         self.lm_folder = Path(lm_name).expanduser()
         self._made: dict[tuple[str, ...], Any] = {}
+        self._texts: dict[tuple[Any, ...], Any] = {}
+
+    def beside(self, lm: LM, cache: ActivationCache, settings: EvalSettings) -> "EvalContext":
+        """For the same LM and text at another hook point, or with other settings: with the texts that were made here.
+
+        Args:
+            cache: of that hook point.
+        """
+        other = EvalContext(lm, self.held_out, cache, settings, str(self.lm_folder))
+        other._texts = self._texts
+        return other
+
+    def with_settings(self, settings: EvalSettings) -> "EvalContext":
+        """This one where they are the same."""
+        if settings == self.settings:
+            return self
+        return self.beside(self.lm, replace(self.cache, folder=Path(settings.cache_dir)), settings)
 
     def once(self, key: tuple[str, ...], make: Callable[[], Made]) -> Made:
         """What `make` gives, made the first time only."""
@@ -67,9 +85,20 @@ class EvalContext:
             self._made[key] = make()
         return self._made[key]
 
+    def texts_once(self, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+        """As `once`, of what depends on no hook point, and on no settings but those in the key."""
+        if key not in self._texts:
+            self._texts[key] = make()
+        return self._texts[key]
+
     @cached_property
     def tasks(self) -> Sequence[LabelledTexts]:
         """Labelled texts."""
+        settings = self.settings
+        key = (json.dumps(settings.tasks), settings.seed, settings.text_tokens, settings.texts_per_class)
+        return self.texts_once(("tasks", *key), self._make_tasks)
+
+    def _make_tasks(self) -> Sequence[LabelledTexts]:
         settings = self.settings
         if settings.tasks:
             return hub_tasks(settings.tasks, self.lm.tokenizer, self.lm.special, seed=settings.seed)

@@ -1,9 +1,9 @@
 """How well an SAE reconstructs, how sparse it is, and what the LM loses when it reads the reconstruction.
 
-Axes: N sequences, T positions, B activations, D `d_in`, F `d_sae`, V vocabulary.
+Axes: N sequences, T positions, B activations, D `d_in`, F `d_sae`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.activations.held_out import activation_batches, sequences_to_measure, shortage
+from masked_sae.activations.held_out import sequence_batches, sequences_to_measure, shortage
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
 from masked_sae.evals.family import Family, Measured, Wording
-from masked_sae.randomness import numpy_generator
+from masked_sae.evals.predictions import BatchPredictions, Loss, PredictionMetrics
 from masked_sae.saes import InferenceSAE
 
 _BINS = 64  # of a histogram
-_MLM_SHARE = 0.15  # of the tokens, which an encoder has to predict (Devlin et al. 2018, arXiv 1810.04805)
 
 
 @dataclass(frozen=True)
@@ -55,26 +54,6 @@ class ReconstructionMetrics:
     frequency_over_1_percent: float
     dense_latents: float
     tokens: int
-
-
-@dataclass(frozen=True)
-class PredictionMetrics:
-    """What replacing the activation does to the LM's predictions, in nats per predicted token.
-
-    Attributes:
-        ce_clean, ce_sae, ce_zero: cross entropy as it is, with the SAE's reconstruction, with zeros.
-        ce_recovered: `(ce_zero - ce_sae) / (ce_zero - ce_clean)`.
-        kl_sae, kl_zero: `KL(clean || changed)`.
-        kl_recovered: `(kl_zero - kl_sae) / kl_zero`.
-    """
-
-    ce_clean: float
-    ce_sae: float
-    ce_zero: float
-    ce_recovered: float
-    kl_sae: float
-    kl_zero: float
-    kl_recovered: float
 
 
 @dataclass(frozen=True)
@@ -128,6 +107,13 @@ class ReconstructionSums:
         self.sum_D += x_BD.sum(0, dtype=torch.float64).cpu()
         self.fired_F += (f_BF > 0).sum(0, dtype=torch.float64).cpu()
 
+    def reconstruct(self, sae: InferenceSAE, x_BD: Tensor) -> Tensor:
+        """The reconstructions of a batch, which is added."""
+        f_BF = sae.encode(x_BD)
+        x_hat_BD = sae.decode(f_BF)
+        self.add(x_BD, f_BF, x_hat_BD)
+        return x_hat_BD
+
     @property
     def frequency_F(self) -> Tensor:  # noqa: N802
         """Share of the activations that each latent fired on."""
@@ -172,7 +158,7 @@ def max_decoder_cosine(W_dec_FD: Tensor, chunk: int = 4096) -> Tensor:
 
 @torch.inference_mode()
 def evaluate_core(
-    sae: InferenceSAE,
+    saes: Sequence[InferenceSAE],
     lm: LM,
     held_out: Sequences,
     *,
@@ -180,111 +166,52 @@ def evaluate_core(
     batch_size: int,
     dense_frequency: float,
     known: Mapping[str, float] | None = None,
-) -> CoreMeasurement:
-    """Core metrics over about `tokens` held-out activations.
+) -> list[CoreMeasurement]:
+    """Core metrics of each SAE over about `tokens` held-out activations, from one reading of the text.
 
     Prediction metrics are left out where the LM has no trained output layer.
 
     Args:
+        saes: each is asked for anew for every batch.
         held_out: sequences.
         batch_size: sequences per forward.
         known: metrics of another SAE on the same LM and text, whose zero ablation need not be done again.
     """
-    zero = None if known is None or "ce_zero" not in known else (known["ce_zero"], known["kl_zero"])
-    indices = sequences_to_measure(held_out, tokens)
-    sums = ReconstructionSums(sae.d_in, sae.d_sae)
-    predictions = PredictionSums()
-    for first, tokens_NT, kept_NT, x_BD in activation_batches(lm, held_out, indices, batch_size):
-        f_BF = sae.encode(x_BD)
-        sums.add(x_BD, f_BF, sae.decode(f_BF))
-        if lm.objective is not None:
-            spliced = at_kept(sae, kept_NT.to(lm.device))
-            zeroed = None if zero is not None else at_kept(torch.zeros_like, kept_NT.to(lm.device))
-            predictions.add(lm, *predicted(lm, tokens_NT, kept_NT, first), spliced, zeroed)
-    metrics: dict[str, float] = asdict(sums.metrics(dense_frequency))
-    cosine_F = max_decoder_cosine(sae.W_dec_FD)
-    metrics["max_decoder_cosine"] = cosine_F.mean().item()  # in the mean over latents
-    if predictions.count:
-        metrics |= asdict(predictions.metrics(zero))
-    return CoreMeasurement(metrics, sums.frequency_F, cosine_F)
-
-
-def at_kept(change: Callable[[Tensor], Tensor], kept_NT: Tensor) -> Callable[[Tensor], Tensor]:
-    """An edit that changes activations (B, D) at the kept positions and leaves the special ones alone."""
-
-    def edit(x_NTD: Tensor) -> Tensor:
-        return torch.where(kept_NT[:, :, None], change(x_NTD.flatten(0, 1)).view_as(x_NTD), x_NTD)
-
-    return edit
-
-
-def predicted(lm: LM, tokens_NT: Tensor, kept_NT: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What the LM reads, the positions whose logits count, and the tokens they should predict, each (N, T).
-
-    A causal LM predicts each next token. An encoder reads a text with 15 % of its tokens (a fixed choice) replaced by
-    its mask token, and predicts those.
-    """
-    if lm.objective == "masked":
-        length = tokens_NT.shape[1]
-        draws = [numpy_generator(0, "masked prediction", first + row).random(length) for row in range(len(tokens_NT))]
-        hidden_NT = kept_NT & torch.from_numpy(np.stack(draws) < _MLM_SHARE)
-        return torch.where(hidden_NT, lm.tokenizer.mask_token_id, tokens_NT), hidden_NT, tokens_NT
-    counts_NT = torch.zeros_like(kept_NT)
-    counts_NT[:, :-1] = kept_NT[:, 1:]
-    return tokens_NT, counts_NT, tokens_NT.roll(-1, dims=1)
-
-
-class PredictionSums:
-    """Sums of cross entropies and divergences over predicted tokens."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.ce_clean = self.ce_sae = self.ce_zero = self.kl_sae = self.kl_zero = 0.0
-
-    def add(
-        self,
-        lm: LM,
-        read_NT: Tensor,
-        counts_NT: Tensor,
-        wanted_NT: Tensor,
-        spliced: Callable[[Tensor], Tensor],
-        zeroed: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        counts_NT, wanted_B = counts_NT.to(lm.device), wanted_NT[counts_NT].to(lm.device)
-        clean_BV = lm.logits(read_NT)[counts_NT].log_softmax(-1)
-        self.count += len(wanted_B)
-        self.ce_clean += F.nll_loss(clean_BV, wanted_B, reduction="sum").item()
-        for name, change in (("sae", spliced), ("zero", zeroed)):
-            if change is None:
-                continue
-            changed_BV = lm.logits(read_NT, change)[counts_NT].log_softmax(-1)
-            ce = F.nll_loss(changed_BV, wanted_B, reduction="sum").item()
-            kl = F.kl_div(changed_BV, clean_BV, reduction="sum", log_target=True).item()
-            setattr(self, f"ce_{name}", getattr(self, f"ce_{name}") + ce)
-            setattr(self, f"kl_{name}", getattr(self, f"kl_{name}") + kl)
-
-    def metrics(self, zero: tuple[float, float] | None = None) -> PredictionMetrics:
-        """With cross entropy and divergence of the zero ablation, where they were not summed here."""
-        n = self.count
-        ce_clean, ce_sae, kl_sae = self.ce_clean / n, self.ce_sae / n, self.kl_sae / n
-        ce_zero, kl_zero = zero or (self.ce_zero / n, self.kl_zero / n)
-        return PredictionMetrics(
-            ce_clean=ce_clean,
-            ce_sae=ce_sae,
-            ce_zero=ce_zero,
-            ce_recovered=(ce_zero - ce_sae) / (ce_zero - ce_clean) if ce_zero != ce_clean else 0.0,
-            kl_sae=kl_sae,
-            kl_zero=kl_zero,
-            kl_recovered=(kl_zero - kl_sae) / kl_zero if kl_zero else 0.0,
-        )
+    known_zero = None if known is None or "ce_zero" not in known else Loss(known["ce_zero"], known["kl_zero"])
+    sums = [ReconstructionSums(sae.d_in, sae.d_sae) for sae in saes]
+    losses, zeroed, ce_clean, count = [Loss() for _ in saes], Loss(), 0.0, 0
+    for first, tokens_NT, kept_NT in sequence_batches(held_out, sequences_to_measure(held_out, tokens), batch_size):
+        predictions = None if lm.objective is None else BatchPredictions(lm, tokens_NT, kept_NT, first)
+        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)] if predictions is None else predictions.x_BD
+        for place, sae in enumerate(saes):
+            x_hat_BD = sums[place].reconstruct(sae, x_BD)
+            if predictions is not None:
+                losses[place] += predictions.with_sae(sae, x_hat_BD)
+        if predictions is not None:
+            count, ce_clean = count + predictions.count, ce_clean + predictions.ce_clean
+            zeroed = zeroed if known_zero is not None else zeroed + predictions.with_zeros()
+    found: list[CoreMeasurement] = []
+    for sae, its_sums, loss in zip(saes, sums, losses, strict=True):
+        metrics: dict[str, float] = asdict(its_sums.metrics(dense_frequency))
+        cosine_F = max_decoder_cosine(sae.W_dec_FD)
+        metrics["max_decoder_cosine"] = cosine_F.mean().item()  # in the mean over latents
+        if count:
+            metrics |= asdict(PredictionMetrics.of(ce_clean / count, loss / count, known_zero or zeroed / count))
+        found.append(CoreMeasurement(metrics, its_sums.frequency_F, cosine_F))
+    return found
 
 
 def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
-    """Core metrics on held-out text. The zero ablation is the same for all SAEs: it is done for the first."""
+    """Core metrics on held-out text."""
+    return together([evaluated], context)[0]
+
+
+def together(several: Sequence[EvaluatedSAE], context: EvalContext) -> list[Measured]:
+    """As `measure`. The zero ablation is the same for all SAEs: it is done once for a context."""
     settings = context.settings
     known: dict[str, float] = context.once(("core", "of another SAE"), dict)
-    core = evaluate_core(
-        evaluated.sae,
+    found = evaluate_core(
+        [evaluated.sae for evaluated in several],
         context.lm,
         context.held_out,
         tokens=settings.tokens,
@@ -292,9 +219,9 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
         dense_frequency=settings.dense_frequency,
         known=known,
     )
-    known.update(core.metrics)
-    notes = shortage(int(core.metrics["tokens"]), settings.tokens)
-    return Measured(core.metrics, notes, {"histograms": core.histograms()})
+    known.update(found[0].metrics)
+    notes = shortage(int(known["tokens"]), settings.tokens)
+    return [Measured(core.metrics, notes, {"histograms": core.histograms()}) for core in found]
 
 
 FAMILY = Family(
@@ -351,4 +278,5 @@ FAMILY = Family(
         Wording("tokens", "Tokens measured", "activations", "held-out activations measured"),
     ),
     place=0,
+    together=together,
 )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +72,8 @@ class Family:
     l0: the key of the L0 at which runs are compared.
     place: on the report's first screen; lower is further up.
     covers: whether what was measured with some settings (the first) holds for others too.
+    together: `measure` of several SAEs, for a family that then has less to do; each one's figures are, to the bit,
+        those that it has alone.
     """
 
     name: str
@@ -80,6 +83,20 @@ class Family:
     l0: str = CLEAN_L0
     place: int = 100
     covers: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = same_settings
+    together: "Callable[[Sequence[EvaluatedSAE], EvalContext], list[Measured]] | None" = None
+
+    def measure_all(self, several: "Sequence[EvaluatedSAE]", context: "EvalContext") -> list[Measured | Exception]:
+        """Of each SAE what is measured, or why it is not: what one of them raises is its own."""
+        if self.together is not None and len(several) > 1:
+            with suppress(Exception):  # whose it was shows when each is measured alone
+                return list(self.together(several, context))
+        return [self._measure_one(evaluated, context) for evaluated in several]
+
+    def _measure_one(self, evaluated: "EvaluatedSAE", context: "EvalContext") -> Measured | Exception:
+        try:
+            return self.measure(evaluated, context)
+        except Exception as error:  # noqa: BLE001
+            return error
 
 
 def find_family(name: str, settings: EvalSettings) -> Family:

@@ -4,8 +4,9 @@ Axes: B activations, D `d_in`, F `d_sae`, G true features, P parents, C children
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -150,43 +151,55 @@ def _share(counted_B: Tensor, of_B: Tensor) -> Tensor:
     return (counted_B & of_B).sum() / of_B.sum()
 
 
-@torch.inference_mode()
-def evaluate_ground_truth(
-    encode: Callable[[Tensor], Tensor],
-    W_dec_FD: Tensor,
-    lm: LM,
-    held_out: Sequences,
-    truth: Truth,
-    *,
-    tokens: int,
-    seed: int,
-    batch_size: int = 64,
-) -> GroundTruthMetrics:
-    """Reads about `tokens` activations of held-out text, sequences drawn by the seed, as the LM gives them.
+class TrueBatch(NamedTuple):
+    """Activations as the LM gives them, and the true coefficients behind them."""
+
+    x_BD: Tensor
+    coefficients_BG: Tensor
+
+
+def true_batches(
+    lm: LM, held_out: Sequences, truth: Truth, *, tokens: int, seed: int, batch_size: int = 64
+) -> Iterator[TrueBatch]:
+    """About `tokens` activations of held-out text, sequences drawn by the seed.
 
     Args:
-        encode: the LM's own activations (B, D) to latents (B, F): a scale of training belongs in here.
         held_out: sequences.
         batch_size: sequences per forward.
     """
-    fires: list[Tensor] = []
-    coefficients: list[Tensor] = []
     indices = sequences_drawn(held_out, tokens, numpy_generator(seed, "ground truth sequences"))
     for _, tokens_NT, kept_NT, x_BD in activation_batches(lm, held_out, indices, batch_size):
+        yield TrueBatch(x_BD, truth.true_features(tokens_NT)[kept_NT].to(lm.device))
+
+
+@torch.inference_mode()
+def evaluate_ground_truth(
+    encode: Callable[[Tensor], Tensor], W_dec_FD: Tensor, batches: Iterable[TrueBatch], truth: Truth
+) -> GroundTruthMetrics:
+    """Compares an SAE's latents with the features that are truly in what `true_batches` gives.
+
+    Args:
+        encode: the LM's own activations (B, D) to latents (B, F): a scale of training belongs in here.
+    """
+    fires: list[Tensor] = []
+    coefficients: list[Tensor] = []
+    for x_BD, coefficients_BG in batches:
         fires.append(encode(x_BD) > 0)
-        coefficients.append(truth.true_features(tokens_NT)[kept_NT].to(lm.device))
-    return ground_truth_metrics(W_dec_FD, torch.cat(fires), torch.cat(coefficients), truth.to(lm.device))
+        coefficients.append(coefficients_BG)
+    return ground_truth_metrics(W_dec_FD, torch.cat(fires), torch.cat(coefficients), truth.to(W_dec_FD.device))
 
 
 def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
     """Nothing where the LM is none whose features are known."""
+    return together([evaluated], context)[0]
+
+
+def together(several: Sequence[EvaluatedSAE], context: EvalContext) -> list[Measured]:
+    """As `measure`. Of several SAEs the activations are kept, so that one SAE's latents at a time are in memory."""
     if not has_truth(context.lm_folder):
-        return Measured({})
-    truth = context.once(("truth",), lambda: load_truth(context.lm_folder))
-    sae, settings = evaluated.sae, context.settings
-    found = evaluate_ground_truth(
-        sae.encode,
-        sae.W_dec_FD,
+        return [Measured({}) for _ in several]
+    truth, settings = context.once(("truth",), lambda: load_truth(context.lm_folder)), context.settings
+    batches = true_batches(
         context.lm,
         context.held_out,
         truth,
@@ -194,7 +207,9 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
         seed=settings.seed,
         batch_size=settings.batch_size,
     )
-    return Measured(found.metrics(), shortage(found.tokens, settings.tokens))
+    kept = batches if len(several) == 1 else list(batches)
+    found = [evaluate_ground_truth(one.sae.encode, one.sae.W_dec_FD, kept, truth) for one in several]
+    return [Measured(one.metrics(), shortage(one.tokens, settings.tokens)) for one in found]
 
 
 FAMILY = Family(
@@ -238,4 +253,5 @@ FAMILY = Family(
     ),
     l0="ground_truth/l0",
     place=6,
+    together=together,
 )

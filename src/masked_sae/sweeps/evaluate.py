@@ -1,39 +1,28 @@
-"""What `python -m src.evaluate` does: finds the SAEs, makes what they share, measures, and prints.
+"""What `python -m src.evaluate` does: finds the SAEs, has them measured, and prints."""
 
-SAEs of one LM, hook point and text share its activations and probes.
-"""
-
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from tqdm import tqdm
 from yaml import YAMLError
 
 from masked_sae.config import RunConfig, check_measuring, recorded_config
 from masked_sae.errors import DamagedFileError, InputError, one_line
-from masked_sae.evals.context import EvalContext
 from masked_sae.evals.texts.task_settings import check_tasks
-from masked_sae.interop.saelens import load_sae
-from masked_sae.runs.config_file import read_config, write_config
+from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.lock import HeldError, hold
-from masked_sae.runs.results import REFERENCE, is_old_reference, read_results, write_results
-from masked_sae.runs.run import Run, find_inputs
-from masked_sae.runs.state import RunState, read_state, write_state
+from masked_sae.runs.results import REFERENCE, is_old_reference, read_results
+from masked_sae.runs.run import Run
+from masked_sae.runs.state import read_state
 from masked_sae.runs.sweep_record import read_members
 from masked_sae.settings import without_neutral
+from masked_sae.sweeps.measure import measure_runs
 from masked_sae.sweeps.references import describe, digest_of, origin_of, place_of, readable, trimmed
 from masked_sae.sweeps.summary import print_members
-from masked_sae.tracking.run_tracker import begin_tracking
 from masked_sae.tracking.sweep import log_sweep
-from masked_sae.training.assemble import find_device, load_lm_and_text
-from masked_sae.training.evaluation import evaluate, forget, make_context, unmeasured
-from masked_sae.training.threads import use_threads
+from masked_sae.training.evaluation import unmeasured
 
 _OWN = ("lm", "data", "eval", "trainer")  # of a run's configuration, what the command line may change
 
@@ -53,16 +42,8 @@ def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, ov
     check_tasks(settings.eval.tasks)
     found = [run for folder in folders for run in _find(kind, folder, settings, overrides)]
     pending = [run for run in found if settings.force or _is_pending(run)]
-    contexts: dict[str, EvalContext] = {}
-    for run in tqdm(pending, desc="SAEs", leave=False, disable=not settings.trainer.progress or len(pending) < 2):
-        try:
-            _measure(run, contexts, force=settings.force)
-        except HeldError as held:
-            print(held)  # another process trains or measures it
-        except DamagedFileError as error:
-            if kind == "sae":
-                raise
-            print(error)  # the other members are measured all the same
+    progress = settings.trainer.progress
+    measure_runs(pending, force=settings.force, tolerant=kind == "sweep", progress=progress)
     shown = [run for run in (found if kind == "sweep" else pending) if run.origin is None]
     for sweep, settings_there in {run.folder.path.parent: run.config.logger.wandb for run in shown}.items():
         log_sweep(sweep, settings_there)
@@ -201,51 +182,6 @@ def _is_pending(run: Run) -> bool:
     except (FileNotFoundError, DamagedFileError):
         return True
     return False
-
-
-def _measure(run: Run, contexts: dict[str, EvalContext], *, force: bool) -> None:
-    config, device = run.config, find_device(run.config.trainer.device)
-    if not force and not unmeasured(run.folder, config.eval):  # the results alone are gone, or damaged
-        with hold(run.folder.lock):
-            write_results(run.folder, run.settings)
-        return
-    use_threads(run.folder, config.trainer.threads)
-    key = json.dumps([asdict(config.lm), asdict(config.data), asdict(config.eval)], sort_keys=True)
-    if key not in contexts:
-        contexts.clear()  # one LM in memory at a time
-        found = load_lm_and_text(config, find_inputs(config), device)
-        contexts[key] = make_context(config, found.lm, found.held_out)
-    sae, _ = load_sae(run.sae, config.digest_memory)
-    d_in = contexts[key].lm.d_in
-    if sae.d_in != d_in:
-        valid = f"an SAE for the {d_in} dimensions of {config.lm.name} at {config.lm.hook_name}"
-        raise InputError("sae", run.sae, f"{valid}: this one has {sae.d_in}")
-    run.folder.path.mkdir(parents=True, exist_ok=True)
-    with hold(run.folder.lock):
-        if force:
-            forget(run.folder, config.eval.families)
-        if run.origin is not None:
-            write_config(run.folder.config, run.settings)
-        metrics = evaluate(run, sae.to(device), contexts[key])
-        if run.origin is None:
-            _summarize(run, metrics)
-        else:
-            write_state(run.folder.state, RunState(run.folder.run_id, "created"), status="done")
-
-
-def _summarize(run: Run, metrics: dict[str, float]) -> None:
-    """Into the run's W&B run."""
-    try:
-        state = read_state(run.folder.state)
-    except DamagedFileError as error:
-        print(f"{run.folder.run_id}: measured, but not told to W&B: {error}")
-        return
-    if state is None:
-        return
-    tracker = begin_tracking(run, state.step, resumes=True)
-    if tracker is not None:
-        tracker.conclude(metrics, state.tokens, run.folder)
-        tracker.finish(failed=False)
 
 
 def _print_metrics(folder: RunFolder, families: Sequence[str]) -> None:

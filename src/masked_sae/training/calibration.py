@@ -6,15 +6,13 @@ larger L0 than unmasked ones, and most metrics move with L0.
 Axes: B activations, F `d_sae`, A active latents.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from masked_sae.activations.held_out import activation_batches, sequences_to_calibrate
+from masked_sae.activations.held_out import HeldOutBatch, activation_batches, sequences_to_calibrate
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.saes import InferenceSAE
@@ -25,6 +23,65 @@ _SPARE = 4  # times `l0`: latents of a batch that are looked at first,
 _FEWEST = 4096  # or so many: of a few in all, one batch may have the most
 
 
+@dataclass(frozen=True)
+class ToCalibrate:
+    """One SAE.
+
+    Attributes:
+        last_l0: of its training, which is the target where the settings name none.
+    """
+
+    sae: InferenceSAE
+    settings: SAESettings
+    last_l0: Callable[[], float]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it has thresholds, and they are to be calibrated."""
+        return self.settings.calibrate != "none" and self.sae.threshold_F is not None
+
+    def on(self, batches: Iterable[HeldOutBatch]) -> InferenceSAE:
+        target = self.settings.target_l0
+        return raised(self.sae, self.last_l0(), batches) if target is None else calibrated(self.sae, target, batches)
+
+
+@torch.inference_mode()
+def calibrate_all(
+    members: Sequence[ToCalibrate], lm: LM, held_out: Sequences, batch_size: int
+) -> list[InferenceSAE | Exception]:
+    """The SAEs as they are exported: with thresholds for clean text, where they have some and that is asked for.
+
+    SAEs that are calibrated on as many tokens share the LM's forwards; its activations are kept meanwhile.
+
+    Args:
+        held_out: sequences.
+        batch_size: sequences per forward.
+
+    Returns:
+        In the same order; in place of one what was raised for it.
+    """
+    found: list[InferenceSAE | Exception] = [member.sae for member in members]
+    alike: dict[int, list[int]] = {}
+    for place, member in enumerate(members):
+        if member.wanted:
+            alike.setdefault(member.settings.calibration_tokens, []).append(place)
+    for tokens, places in alike.items():
+        try:
+            batches = activation_batches(lm, held_out, sequences_to_calibrate(held_out, tokens), batch_size)
+            kept = batches if len(places) == 1 else list(batches)
+        except Exception as error:  # noqa: BLE001
+            for place in places:
+                found[place] = error
+            continue
+        for place in places:
+            try:
+                found[place] = members[place].on(kept)
+            except Exception as error:  # noqa: BLE001
+                found[place] = error
+        del batches, kept  # before the next ones are
+    return found
+
+
 def calibrate(
     sae: InferenceSAE,
     settings: SAESettings,
@@ -33,38 +90,27 @@ def calibrate(
     held_out: Sequences,
     batch_size: int,
 ) -> InferenceSAE:
-    """The SAE as it is exported: with thresholds for clean text, where it has thresholds and that is asked for.
-
-    Args:
-        last_l0: of the training, which is the target where the settings name none.
-        held_out: sequences.
-        batch_size: sequences per forward.
-    """
-    if settings.calibrate == "none" or sae.threshold_F is None:
-        return sae
-    indices = sequences_to_calibrate(held_out, settings.calibration_tokens)
-    if settings.target_l0 is None:
-        return raised(sae, last_l0(), lm, held_out, indices, batch_size)
-    return calibrated(sae, settings.target_l0, lm, held_out, indices, batch_size)
+    """As `calibrate_all`, of one; what was raised is raised."""
+    (found,) = calibrate_all([ToCalibrate(sae, settings, last_l0)], lm, held_out, batch_size)
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 @torch.inference_mode()
-def calibrated(
-    sae: InferenceSAE, l0: float, lm: LM, held_out: Sequences, indices: NDArray[np.int64], batch_size: int
-) -> InferenceSAE:
-    """The SAE with one threshold for all latents, above which lie `l0` latents per activation on these sequences.
+def calibrated(sae: InferenceSAE, l0: float, batches: Iterable[HeldOutBatch]) -> InferenceSAE:
+    """The SAE with one threshold for all latents, above which lie `l0` latents per activation in these batches.
 
     Where fewer than `l0` are positive on average, the threshold is 0.
 
     Args:
-        indices: of the sequences; those of `sequences_to_calibrate` are not used for the core metrics, unless
-            there are fewer than four in all.
-        batch_size: sequences per forward.
+        batches: of sequences of `sequences_to_calibrate`, which are not used for the core metrics, unless there are
+            fewer than four in all.
     """
     values: list[Tensor] = []
     unseen: list[float] = []  # the largest value that each batch may have kept back
     count = 0
-    for *_, x_BD in activation_batches(lm, held_out, indices, batch_size):
+    for *_, x_BD in batches:
         count += len(x_BD)
         looked_at = max(_FEWEST, round(_SPARE * l0 * len(x_BD)))
         values.append(_largest_values(sae.pre_activations(x_BD), looked_at))
@@ -76,9 +122,7 @@ def calibrated(
 
 
 @torch.inference_mode()
-def raised(
-    sae: InferenceSAE, l0: float, lm: LM, held_out: Sequences, indices: NDArray[np.int64], batch_size: int
-) -> InferenceSAE:
+def raised(sae: InferenceSAE, l0: float, batches: Iterable[HeldOutBatch]) -> InferenceSAE:
     """The SAE with the thresholds of all latents raised by one number, such that at most `l0` are active on average.
 
     Args: as for `calibrated`.
@@ -86,7 +130,7 @@ def raised(
     assert sae.threshold_F is not None
     threshold_F = sae.threshold_F.clamp_min(0)
     above = replace(sae, b_enc_F=sae.b_enc_F - threshold_F)  # its pre-activations are how far above theirs they are
-    by_F = calibrated(above, l0, lm, held_out, indices, batch_size).threshold_F
+    by_F = calibrated(above, l0, batches).threshold_F
     assert by_F is not None
     return replace(sae, threshold_F=threshold_F + by_F)
 
@@ -102,23 +146,3 @@ def _above_which(values_A: Tensor, count: int) -> float:
         return 0.0
     smallest_in, largest_out = values_A.topk(count + 1).values[-2:].tolist()
     return (smallest_in + largest_out) / 2
-
-
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class ToCalibrate:  # TEMPORARY
-    sae: InferenceSAE
-    settings: SAESettings
-    last_l0: Callable[[], float]
-
-
-def calibrate_all(members, lm, held_out, batch_size):
-    out = []
-    for one in members:
-        try:
-            out.append(calibrate(one.sae, one.settings, one.last_l0, lm, held_out, batch_size))
-        except Exception as error:
-            out.append(error)
-    return out

@@ -1,12 +1,11 @@
 """What follows the last step: thresholds, export, metrics. Members of a pack share the LM's forwards here too."""
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from masked_sae.errors import DamagedFileError
+from masked_sae.evals.context import EvalContext
 from masked_sae.interop.saelens import export_sae, load_sae
 from masked_sae.runs.curve import read_metrics
 from masked_sae.runs.results import describe_own
@@ -21,6 +20,7 @@ from masked_sae.training.run_in_training import RunInTraining
 
 def finish(members: Sequence[RunInTraining]) -> None:
     """Calibrates, exports and measures the SAEs of members that are at their last step; each ends done or failed."""
+    context: EvalContext | None = None
     for together in _alike(members):
         saes = _calibrated(together)
         for member in together:
@@ -28,7 +28,11 @@ def finish(members: Sequence[RunInTraining]) -> None:
                 if isinstance(sae := saes[member], Exception):
                     raise sae
                 _export(member, sae)
-        _measure([(member, sae) for member, sae in saes.items() if isinstance(sae, InferenceSAE) and not member.error])
+        exported = [(member, sae) for member, sae in saes.items() if isinstance(sae, InferenceSAE) and not member.error]
+        if exported:
+            config, parts = together[0].run.config, together[0].parts
+            context = make_context(config, parts.lm, parts.held_out, beside=context)
+            _measure(exported, context)
 
 
 def measure_done(run: Run, parts: TrainingParts) -> None:
@@ -39,11 +43,10 @@ def measure_done(run: Run, parts: TrainingParts) -> None:
 
 
 def _alike(members: Sequence[RunInTraining]) -> list[list[RunInTraining]]:
-    """By what they are measured on and with."""
+    """By what is read of the LM."""
     found: dict[str, list[RunInTraining]] = {}
     for member in members:
-        key = json.dumps([member.point.hook_name, asdict(member.run.config.eval)], sort_keys=True)
-        found.setdefault(key, []).append(member)
+        found.setdefault(member.point.hook_name, []).append(member)
     return list(found.values())
 
 
@@ -78,11 +81,8 @@ def _export(member: RunInTraining, sae: InferenceSAE) -> None:
     export_sae(run.sae, sae, _provenance(run, member.point.scale))
 
 
-def _measure(exported: Sequence[tuple[RunInTraining, InferenceSAE]]) -> None:
-    if not exported:
-        return
-    first, runs = exported[0][0], [member.run for member, _ in exported]
-    context = make_context(first.run.config, first.parts.lm, first.parts.held_out)
+def _measure(exported: Sequence[tuple[RunInTraining, InferenceSAE]], context: EvalContext) -> None:
+    runs = [member.run for member, _ in exported]
     results = evaluate_all(runs, [sae for _, sae in exported], context, [describe_own(run.config) for run in runs])
     for (member, _), found in zip(exported, results, strict=True):
         with member.guarded():
