@@ -33,6 +33,12 @@ def make(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> Make:
     return made
 
 
+def at_ks(run: Run, *ks: int, pack: str = "auto") -> list[Run]:
+    """The run at each of these sparsities."""
+    configs = [replace(run.config, pack=pack, sae=replace(run.config.sae, k=k)) for k in ks]  # type: ignore[call-arg]
+    return [make_run(config, {**run.swept, "sae.k": str(k)}) for config, k in zip(configs, ks, strict=True)]
+
+
 def all_fit(runs: Sequence[Run]) -> bool:
     return True
 
@@ -81,26 +87,28 @@ def test_a_run_that_was_not_made_to_be_trained_stands_alone_and_no_folder_is_twi
 
 
 def test_packs_keep_the_order_of_runs_and_are_of_even_sizes(make: Make) -> None:
-    runs = [make(f"mask.token.rate={rate}", f"sae.k={k}") for k in range(1, 11) for rate in (0, 0.1)]
-    found = make_packs(runs, at_most(4))
+    plain, masked = (at_ks(make(f"mask.token.rate={rate}"), *range(1, 11)) for rate in (0, 0.1))
+    mixed = [run for both in zip(plain, masked, strict=True) for run in both]
+    found = make_packs(mixed, at_most(4))
     assert sizes(found) == [4, 3, 3, 4, 3, 3]
-    assert [run for pack in found for run in pack] == runs[::2] + runs[1::2]
+    assert [run for pack in found for run in pack] == [*plain, *masked]
 
 
-@pytest.mark.parametrize(("workers", "expected"), [(1, [7, 2]), (3, [4, 3, 2]), (5, [2, 2, 2, 1, 2]), (20, [1] * 9)])
-def test_auto_spreads_over_workers_and_a_number_does_not(make: Make, workers: int, expected: list[int]) -> None:
-    ks = [*(("0", k) for k in range(1, 8)), ("0.1", 1), ("0.1", 2)]
-    for pack, wanted in (("auto", expected), ("7", [7, 2]), ("3", [3, 2, 2, 2]), ("1", [1] * 9)):
-        runs = [make(f"mask.token.rate={rate}", f"sae.k={k}", f"pack={pack}") for rate, k in ks]
-        assert sizes(make_packs(runs, all_fit, workers)) == wanted
+def test_auto_spreads_over_workers_and_a_number_does_not(make: Make) -> None:
+    plain, masked = make("mask.token.rate=0"), make("mask.token.rate=0.1")
+    for workers, expected in ((1, [7, 2]), (3, [4, 3, 2]), (5, [2, 2, 2, 1, 2]), (20, [1] * 9)):
+        for pack, wanted in (("auto", expected), ("7", [7, 2]), ("3", [3, 2, 2, 2]), ("1", [1] * 9)):
+            runs = [*at_ks(plain, *range(1, 8), pack=pack), *at_ks(masked, 1, 2, pack=pack)]
+            assert sizes(make_packs(runs, all_fit, workers)) == wanted
 
 
 def test_auto_goes_by_the_memory_of_this_machine_with_a_margin_and_a_number_by_all_of_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "40")
+    large = make("sae.d_sae=4096")
     for pack, share in (("auto", 0.8), ("9", 1.0)):
-        runs = [make(f"sae.k={k}", "sae.d_sae=4096", f"pack={pack}") for k in range(1, 9)]
+        runs = at_ks(large, *range(1, 9), pack=pack)
         held = max(n for n in range(1, 9) if pack_bytes([run.config for run in runs[:n]]) <= share * (40 << 20))
         assert 1 < held < 8
         assert fits_here(runs[:held]) and not fits_here(runs[: held + 1])
@@ -109,7 +117,7 @@ def test_auto_goes_by_the_memory_of_this_machine_with_a_margin_and_a_number_by_a
 
 
 def test_a_job_is_bounded_by_the_memory_that_it_asks_for_or_else_by_a_few(make: Make) -> None:
-    runs = [make(f"sae.k={k}", "sae.d_sae=4096") for k in range(1, 11)]
+    runs = at_ks(make("sae.d_sae=4096"), *range(1, 11))
     assert fits_in_job({"mem_gb": 4})(runs)
     assert not fits_in_job({"mem_gb": 0.01})(runs[:2]) and fits_in_job({"mem_gb": 0.01})(runs[:1])
     for settings in ({}, {"mem_gb": None}, {"mem_gb": 0.01, "gpus_per_node": 1}, {"mem_gb": 4, "gres": "gpu:1"},
@@ -119,20 +127,20 @@ def test_a_job_is_bounded_by_the_memory_that_it_asks_for_or_else_by_a_few(make: 
 
 
 def test_a_pack_is_called_by_what_its_settings_are_where_that_says_it_all(make: Make) -> None:
-    both = [make(f"sae.k={k}", f"optim.lr={rate}") for k in (4, 8) for rate in (0.1, 0.2)]
-    assert label_of(both[:1]) == "sae.k=4, optim.lr=0.1"
-    assert label_of(both) == "sae.k=4,8, optim.lr=0.1,0.2"
-    assert label_of(both[:2]) == "sae.k=4, optim.lr=0.1,0.2"
-    assert label_of(both[:3]) == "sae.k=4, optim.lr=0.1 and 2 more"
-    many = [make(f"optim.lr=0.00{number}01") for number in range(1, 10)]
-    assert label_of(many) == "optim.lr=0.00101 and 8 more"
+    slow, fast = (make(f"optim.lr={rate}") for rate in (0.1, 0.2))
+    both = [*at_ks(slow, 4, 8), *at_ks(fast, 4, 8)]
+    assert label_of(both[:1]) == "optim.lr=0.1, sae.k=4"
+    assert label_of(both) == "optim.lr=0.1,0.2, sae.k=4,8"
+    assert label_of(both[:2]) == "optim.lr=0.1, sae.k=4,8"
+    assert label_of(both[:3]) == "optim.lr=0.1, sae.k=4 and 2 more"
+    assert label_of(at_ks(slow, *range(1, 64))) == "optim.lr=0.1, sae.k=1 and 62 more"
 
 
 @pytest.mark.slow
 def test_a_pack_too_large_for_its_machine_is_trained_in_halves(
     make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = [make("eval=none", f"sae.k={k}") for k in (4, 8, 16)]
+    runs = at_ks(make("eval=none"), 4, 8, 16)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
     assert [state and state.status for state in train_members(runs)] == ["done"] * 3
     said = capsys.readouterr().err.splitlines()
@@ -155,7 +163,7 @@ def test_members_that_run_out_of_memory_together_are_trained_in_smaller_packs(
         return [*train_pack([held]), *(Outcome(run, None, torch.OutOfMemoryError("CUDA")) for run in others)]
 
     monkeypatch.setattr(packs, "train_pack", train)
-    runs = [make("eval=none", f"sae.k={k}") for k in (1, 2, 4, 8)]
+    runs = at_ks(make("eval=none"), 1, 2, 4, 8)
     assert [state and state.status for state in train_members(runs)] == ["done"] * 4
     assert tried == [4, 2, 1]
     assert "eval=none, sae.k=2,4,8: out of memory in a pack of 4" in capsys.readouterr().err
@@ -166,7 +174,7 @@ def test_one_alone_that_runs_out_of_memory_has_failed(make: Make, monkeypatch: p
     monkeypatch.setattr(
         packs, "train_pack", lambda runs, patience: [Outcome(run, None, torch.OutOfMemoryError("full")) for run in runs]
     )
-    runs = [make(f"sae.k={k}") for k in (4, 8)]
+    runs = at_ks(make(), 4, 8)
     assert [state and (state.status, state.error) for state in train_members(runs)] == [("failed", "full")] * 2
 
 
@@ -179,7 +187,7 @@ def test_after_a_signal_nothing_else_of_a_pack_begins(make: Make, monkeypatch: p
         return [stopped, *(replace(one, state=None, error=torch.OutOfMemoryError()) for one in others)]
 
     monkeypatch.setattr(packs, "train_pack", train)
-    runs = [make("eval=none", f"sae.k={k}") for k in (4, 8)]
+    runs = at_ks(make("eval=none"), 4, 8)
     assert [state and state.status for state in train_members(runs)] == ["preempted"] * 2
     second = read_state(runs[1].folder.state)
     assert second is not None and second.status == "preempted"
