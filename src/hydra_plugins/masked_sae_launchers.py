@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobReturn
@@ -14,10 +16,22 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
 if TYPE_CHECKING:
     from masked_sae.runs.run import Run
 
 _SHOWN_AFTER_SECONDS = 1.0
+
+
+@dataclass
+class SlurmSettings(SlurmQueueConf):
+    """submitit's settings of SLURM, where the number of jobs at once need not be told."""
+
+    array_parallelism: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="base_slurm", node=SlurmSettings)
 
 
 class MembersSweeper(BasicSweeper):
@@ -81,7 +95,7 @@ class _SweepLauncher(Launcher):
 
 
 class LocalLauncher(_SweepLauncher):
-    """Trains the members of a sweep one after another, in this process."""
+    """Trains the members of a sweep in this process, pack after pack."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         runs = self._runs(job_overrides)
@@ -92,7 +106,7 @@ class LocalLauncher(_SweepLauncher):
 
 
 class SlurmLauncher(_SweepLauncher):
-    """Submits the members of a sweep as one SLURM array through submitit, and waits for them unless detached.
+    """Submits the packs of a sweep as one SLURM array through submitit, and waits for them unless detached.
 
     Args:
         settings: `hydra/launcher=slurm`.

@@ -1,5 +1,6 @@
 """The members of a sweep on this machine, and two commands on one run."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +14,11 @@ from masked_sae.errors import InputError
 from masked_sae.runs.run import make_run
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep_record import read_commands, read_members
-from masked_sae.sweeps.local import make_runs, train_here, train_member, what_a_claim_lacks
-from masked_sae.sweeps.slurm import submit_and_wait, wants_training
+from masked_sae.sweeps.local import make_runs, train_here, what_a_claim_lacks
+from masked_sae.sweeps.packs import train_members
+from masked_sae.sweeps.slurm import PackJob, submit_and_wait, wants_training
 from support.composing import ROOT, small_config, small_overrides
-from support.processes import runs_at
+from support.processes import assert_same_run, runs_at
 
 pytestmark = pytest.mark.slow
 
@@ -90,13 +92,51 @@ def test_a_submission_that_is_refused_leaves_nothing_on_record_and_names_the_lau
         submit_and_wait(members, {**settings, "mem_gb": 1e-5})
 
 
-def test_a_sweep_started_again_trains_what_is_missing_alone(config: RunConfig) -> None:
+def test_a_sweep_started_again_trains_what_is_missing_alone(
+    config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     train_here(runs_at(config, 1e-3))
     (first,) = runs_at(config, 1e-3)
     before = first.folder.results.stat().st_mtime_ns
+    capsys.readouterr()
     train_here(runs_at(config, 1e-3, 2e-3))
+    assert capsys.readouterr().out.startswith("1 of 2 runs are done\n[2/2] optim.lr=0.002\n")
     assert first.folder.results.stat().st_mtime_ns == before
     assert all(run.folder.results.exists() for run in runs_at(config, 2e-3))
+
+
+def test_packed_and_alone_a_sweep_ends_in_the_same_bits(
+    neox_folder: Path, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swept = [{"mask.token.rate": rate, "sae.k": k} for rate in ("0", "0.2") for k in ("4", "8")]
+    made = {
+        pack: make_runs([
+            (small_config(neox_folder, corpus_folder, tmp_path, f"name=pack_{pack}", f"pack={pack}", "eval=none",
+                          *(f"{key}={value}" for key, value in one.items())), one)
+            for one in swept
+        ])
+        for pack in ("auto", "1")
+    }  # fmt: skip
+    said = {}
+    for pack, runs in made.items():
+        train_here(runs)
+        said[pack] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert said["auto"] == ["[1-2/4] mask.token.rate=0, sae.k=4,8", "[3-4/4] mask.token.rate=0.2, sae.k=4,8"]
+    assert said["1"][2] == "[3/4] mask.token.rate=0.2, sae.k=4" and len(said["1"]) == 4
+    for ours, theirs in zip(made["auto"], made["1"], strict=True):
+        assert ours.folder.run_id == theirs.folder.run_id
+        assert_same_run(ours.folder, theirs.folder)
+
+
+def test_a_job_that_begins_again_does_what_is_left_of_its_pack(config: RunConfig) -> None:
+    first, failing, last = members = runs_at(config, 1e-3, 1e30, 2e-3)
+    assert all(wants_training(run) for run in members)
+    assert PackJob(members)() == "done, failed, done"
+    before = [run.folder.state.read_text() for run in (failing, last)]
+    shutil.rmtree(first.folder.path)
+    assert PackJob(members)() == "done, done"
+    assert [run.folder.state.read_text() for run in (failing, last)] == before
+    assert first.folder.results.exists()
 
 
 def test_a_resume_that_cannot_begin_keeps_the_progress_and_says_why(config: RunConfig) -> None:
@@ -106,7 +146,7 @@ def test_a_resume_that_cannot_begin_keeps_the_progress_and_says_why(config: RunC
     elsewhere = replace(run.config, lm=replace(run.config.lm, hook_name="blocks.9.nothing"))
     broken = make_run(elsewhere, run.swept)
     write_state(broken.folder.state, interrupted, error="last week's")
-    state = train_member(broken)
+    (state,) = train_members([broken])
     assert state is not None and (state.status, state.step, state.steps) == ("failed", 7, 24)
     assert state.error is not None and state.error.startswith("lm.hook_name=blocks.9.nothing")
 

@@ -1,33 +1,31 @@
-"""Runs on this machine: one alone, or the members of a sweep one after another.
+"""Runs on this machine: one alone, or the members of a sweep, pack after pack.
 
 A member that fails is named and does not stop the others.
 """
 
 import json
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
 
-from masked_sae.command_line import FAILED, INTERRUPTED, explain
+from masked_sae.command_line import FAILED, INTERRUPTED
 from masked_sae.config import RunConfig, all_settings
-from masked_sae.errors import InputError, notice, one_line, printable
+from masked_sae.errors import DamagedFileError, InputError, notice
 from masked_sae.masks.run_masks import PAPER_RATE
-from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.former import take_over_former
-from masked_sae.runs.lock import HeldError, is_anothers
+from masked_sae.runs.lock import HeldError
 from masked_sae.runs.run import Run, make_run
-from masked_sae.runs.state import RunState, write_state
 from masked_sae.runs.sweep_record import read_members, record_members
 from masked_sae.settings import dotted, without_neutral
+from masked_sae.sweeps.packs import fits_here, label_of, make_packs, train_members
 from masked_sae.sweeps.summary import find_state, print_members, status_of
-from masked_sae.tracking.sweep import log_sweep
 from masked_sae.training.assemble import find_device
+from masked_sae.training.done import is_complete, known_state
 from masked_sae.training.memory import LEAST_D_IN, refuse_too_large
-from masked_sae.training.train_run import train_run
+from masked_sae.training.train_pack import train_pack
 
 _SHOWN_AFTER_SECONDS = 1.0
 
@@ -38,14 +36,15 @@ def train_alone(config: RunConfig) -> None:
         raise InputError("detach", True, "false, unless a sweep goes to SLURM (-m, hydra/launcher=slurm)")
     refuse_too_large(config, LEAST_D_IN, find_device(config.trainer.device))
     run = make_run(config, {})
-    try:
-        take_over_former([run])
-        state = train_run(run)
-    except HeldError as held:
-        print(held)
+    take_over_former([run])
+    (ended,) = train_pack([run])
+    if isinstance(ended.error, HeldError):
+        print(ended.error)
         return
+    if ended.error is not None:
+        raise ended.error
     print_members([run])
-    if state.status == "preempted":
+    if ended.state is not None and ended.state.status == "preempted":
         sys.exit(INTERRUPTED)
 
 
@@ -68,7 +67,7 @@ def make_runs(jobs: Sequence[tuple[RunConfig, Mapping[str, str]]]) -> list[Run]:
 
 
 def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
-    """Trains the members one after another, prints how each ended, and exits with an error if one failed.
+    """Trains the members, pack after pack, prints how each ended, and exits with an error if one failed.
 
     Args:
         command: what stood on the command line.
@@ -79,13 +78,26 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
         refuse_too_large(run.config, LEAST_D_IN, find_device(run.config.trainer.device))
     take_over_former(runs)
     begin_sweep(runs, command)
-    for number, run in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {printable(run.label)}", flush=True)
-        state = train_member(run)
-        if state is not None and state.status == "preempted":
+    waiting = [run for run in runs if not _is_done(run)]
+    reached = len(runs) - len(waiting)
+    if reached:
+        print(f"{reached} of {len(runs)} runs are done", flush=True)
+    for pack in make_packs(waiting, fits_here):
+        numbers = f"{reached + 1}-{reached + len(pack)}" if len(pack) > 1 else f"{reached + 1}"
+        print(f"[{numbers}/{len(runs)}] {label_of(pack)}", flush=True)
+        states = train_members(pack)
+        if any(state is not None and state.status == "preempted" for state in states):
             print_members(runs)
             sys.exit(INTERRUPTED)
+        reached += len(pack)
     end_sweep(runs)
+
+
+def _is_done(run: Run) -> bool:
+    try:
+        return not run.config.force and is_complete(run, known_state(run.folder))
+    except DamagedFileError:
+        return False  # whoever trains it says so
 
 
 def begin_sweep(runs: Sequence[Run], command: Sequence[str]) -> None:
@@ -140,33 +152,6 @@ def _labels(run: Run) -> dict[str, str]:
     for name, mask in run.config.mask.items():
         known |= dotted(type(mask), f"mask.{name}.")
     return {key: known[key]["label"] for key in run.swept if known.get(key, {}).get("label")}
-
-
-def train_member(run: Run, patience: float = 0.0) -> RunState | None:
-    """Trains one member; whatever befalls it ends in its state. None where another process is at it."""
-    folder = run.folder
-    before = _written(folder)
-    try:
-        state = train_run(run, patience)
-        if _written(folder) != before:
-            log_sweep(folder.path.parent, run.config.logger.wandb)
-        return state
-    except HeldError as held:
-        print(held, flush=True)
-        return None
-    except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
-        if explain(error) is None:
-            traceback.print_exc()
-        if is_anothers(folder.lock):
-            return None  # who began anew where the folder was deleted
-        state = find_state(folder)
-        begun = state if isinstance(state, RunState) else RunState(folder.run_id, "failed")
-        return write_state(folder.state, begun, status="failed", error=explain(error) or one_line(error))
-
-
-def _written(folder: RunFolder) -> int | None:
-    """When its results were, in nanoseconds."""
-    return folder.results.stat().st_mtime_ns if folder.results.exists() else None
 
 
 def end_sweep(runs: Sequence[Run]) -> None:

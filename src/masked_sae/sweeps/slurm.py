@@ -1,4 +1,4 @@
-"""Sweeps on SLURM: members as one submitit array, followed through their folders and `squeue`.
+"""Sweeps on SLURM: packs of members as one submitit array, followed through their folders and `squeue`.
 
 submitit's own job objects are not asked how a job is: they need accounting (`sacct`), which many clusters lack, and do
 not know of runs. A run's state is in its folder; that its job is gone is what `squeue` says.
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from masked_sae.errors import InputError
@@ -20,7 +21,8 @@ from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
 from masked_sae.runs.sweep_record import Member, forget_members, read_members
-from masked_sae.sweeps.local import begin_sweep, end_sweep, train_member
+from masked_sae.sweeps.local import begin_sweep, end_sweep
+from masked_sae.sweeps.packs import fits_in_job, label_of, make_packs, train_members
 from masked_sae.training.done import is_complete, known_state
 from masked_sae.training.memory import LEAST_D_IN, refuse_larger_than
 
@@ -28,26 +30,29 @@ _POLL_SECONDS = 2.0
 _LAST_NEWS_SECONDS = 10.0
 _SQUEUE_ATTEMPTS = 8
 _LONGEST_GRACE_SECONDS = 3600.0
+_ENDED = ("done", "failed")
 # The keys that submitit takes for every kind of cluster; all others are SLURM's.
 _COMMON = frozenset("timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes name stderr_to_stdout".split())
 
 
-class MemberJob:
-    """What runs on the node: one member, from its checkpoint if it has one.
+class PackJob:
+    """What runs on the node: the members of a pack, each from its checkpoint if it has one.
 
-    On submitit's signal (preemption, or the time limit drawing near) training writes a checkpoint at the next step's
-    end and this job hands the signal on to submitit's handler, which requeues it. On SIGTERM alone it writes the
-    checkpoint and waits for the end: SLURM requeues a preempted job by itself, but not one that leaves first.
+    On submitit's signal (preemption, or the time limit drawing near) training writes a checkpoint of each member at the
+    next step's end and this job hands the signal on to submitit's handler, which requeues it. On SIGTERM alone it
+    writes them and waits for the end: SLURM requeues a preempted job by itself, but not one that leaves first.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = list(runs)
 
     def __call__(self) -> str:
-        state = train_member(self._run, patience=3 * DEAD_AFTER_SECONDS)
-        if state is None or state.status != "preempted":
-            return "held by another process" if state is None else state.status
-        return self._give_way(state)
+        left = [run for run in self._runs if not _has_failed(run)]
+        states = train_members(left or self._runs, patience=3 * DEAD_AFTER_SECONDS)
+        stopped = [state for state in states if state is not None and state.status == "preempted"]
+        if stopped:
+            self._give_way(stopped)
+        return ", ".join("held by another process" if state is None else state.status for state in states)
 
     def checkpoint(self) -> Any:
         """What submitit queues again."""
@@ -55,18 +60,33 @@ class MemberJob:
 
         return submitit.helpers.DelayedSubmission(self)
 
-    def _give_way(self, state: RunState) -> str:
+    def _give_way(self, stopped: Sequence[RunState]) -> None:
         from submitit.core.utils import UncompletedJobError
 
-        if state.error == f"stopped by {signal.SIGUSR2.name}":
+        if any(state.error == f"stopped by {signal.SIGUSR2.name}" for state in stopped):
             try:
                 signal.raise_signal(signal.SIGUSR2)
             except UncompletedJobError:
-                reason = "reached its time limit more often than hydra.launcher.max_num_timeout allows"
-                write_state(self._run.folder.state, state, status="failed", error=reason)
-                return "failed"
+                for run in self._runs:
+                    _fail(run, "reached its time limit more often than hydra.launcher.max_num_timeout allows")
+                return
         time.sleep(_LONGEST_GRACE_SECONDS)
-        return state.status
+
+
+def _has_failed(run: Run) -> bool:
+    """In this job, before it was requeued: a job is submitted with members that are `created`."""
+    state = known_state(run.folder)
+    return state is not None and state.status == "failed"
+
+
+def _fail(run: Run, reason: str) -> None:
+    try:
+        with hold(run.folder.lock):
+            state = _state_of(run)
+            if state.status not in _ENDED:
+                write_state(run.folder.state, state, status="failed", error=reason)
+    except HeldError as held:
+        print(held, flush=True)  # and it may have more time
 
 
 def submit_and_wait(
@@ -89,7 +109,8 @@ def submit_and_wait(
     begin_sweep(runs, command)
     try:
         waiting = [run for run in runs if wants_training(run)]
-        ids = _submit(waiting, settings) if waiting else []
+        packs = make_packs(waiting, fits_in_job(settings), workers=settings.get("array_parallelism") or 1)
+        ids = _submit(packs, settings) if packs else []
     except BaseException as error:
         for place in dict.fromkeys(run.folder.path.parent for run in runs):
             new = [run for run in runs if run.folder.path.parent == place and run.folder.path not in known]
@@ -97,12 +118,15 @@ def submit_and_wait(
         if isinstance(error, InputError) and error.key == "hydra/launcher":
             raise InputError("hydra/launcher", launcher, error.valid) from error
         raise
-    for run, job_id in zip(waiting, ids, strict=True):
-        print(f"{run.label}: SLURM job {job_id}")
+    for pack, job_id in zip(packs, ids, strict=True):
+        print(f"{label_of(pack)}: SLURM job {job_id}")
     if runs[0].config.detach:
-        print(f"submitted {len(waiting)} of {len(runs)} runs; look with: python -m src.status {sweep}")
+        submitted = (
+            f"submitted {len(waiting)} of {len(runs)} runs in {len(packs)} {'job' if len(packs) == 1 else 'jobs'}"
+        )
+        print(f"{submitted}; look with: python -m src.status {sweep}")
         return
-    _follow(waiting, ids)
+    _follow(packs, ids)
     end_sweep(runs)
 
 
@@ -137,29 +161,32 @@ def wants_training(run: Run) -> bool:
     return True
 
 
-def _submit(runs: Sequence[Run], settings: Mapping[str, Any]) -> list[str]:
+def _submit(packs: Sequence[Sequence[Run]], settings: Mapping[str, Any]) -> list[str]:
     import submitit
     from submitit.core.utils import FailedJobError
 
+    told = {key: value for key, value in settings.items() if key != "array_parallelism" or value is not None}
     own = {"submitit_folder", "max_num_timeout"}
     try:
         executor = submitit.AutoExecutor(
             settings["submitit_folder"], cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"]
         )
         executor.update_parameters(
-            **{key if key in _COMMON else f"slurm_{key}": settings[key] for key in settings if key not in own}
+            **{key if key in _COMMON else f"slurm_{key}": told[key] for key in told if key not in own}
         )
         with executor.batch():
-            submitted = [executor.submit(MemberJob(_unforced(run))) for run in runs]
+            submitted = [executor.submit(PackJob([_unforced(run) for run in pack])) for pack in packs]
     except (RuntimeError, FailedJobError, NameError, TypeError, ValueError, AssertionError) as error:
-        for run in runs:
-            _forget_if_new(run)
+        for pack in packs:
+            for run in pack:
+                _forget_if_new(run)
         valid = f"a cluster that takes the job ({' '.join(str(error).split())})"
         raise InputError("hydra/launcher", "slurm", valid) from error
-    for run, slurm_job in zip(runs, submitted, strict=True):
-        state = read_state(run.folder.state)
-        if state is not None and state.status == "created":  # a quick job may have gone further by now
-            write_state(run.folder.state, state, job_id=slurm_job.job_id)
+    for pack, slurm_job in zip(packs, submitted, strict=True):
+        for run in pack:
+            state = read_state(run.folder.state)
+            if state is not None and state.status == "created":  # a quick job may have gone further by now
+                write_state(run.folder.state, state, job_id=slurm_job.job_id)
     return [slurm_job.job_id for slurm_job in submitted]
 
 
@@ -173,36 +200,42 @@ def _forget_if_new(member: Member) -> None:
         shutil.rmtree(member.folder.path)
 
 
-def _follow(members: Sequence[Member], ids: Sequence[str]) -> None:
+def _follow(packs: Sequence[Sequence[Member]], ids: Sequence[str]) -> None:
     """Returns once every job has left the queue; a run that its job left unfinished is marked as failed."""
-    open_jobs = dict(zip(ids, members, strict=True))
-    shown: dict[str, str] = {}
+    open_jobs = dict(zip(ids, packs, strict=True))
+    shown: dict[Path, str] = {}
     while open_jobs:
         queued = queued_jobs(list(open_jobs))
-        for job_id, member in list(open_jobs.items()):
-            state = read_state(member.folder.state)
-            status = "missing" if state is None else state.status
-            if shown.get(job_id) != status:
-                shown[job_id] = status
-                print(f"{time.strftime('%H:%M:%S')} {member.label}: {status}", flush=True)
+        for job_id, pack in list(open_jobs.items()):
+            for member in pack:
+                _show_change(member, shown)
             if job_id not in queued:
                 del open_jobs[job_id]
-                _close(member, job_id)
+                _close(pack, job_id)
         if open_jobs:
             time.sleep(_POLL_SECONDS)
 
 
-def _close(member: Member, job_id: str) -> None:
-    try:
-        with hold(member.folder.lock, patience=2 * DEAD_AFTER_SECONDS):  # a job killed on its node left it locked
-            deadline = time.monotonic() + _LAST_NEWS_SECONDS
-            while (state := _state_of(member)).status not in ("done", "failed") and time.monotonic() < deadline:
-                time.sleep(1.0)  # what a node wrote last may take a while to be seen here
-            if state.status not in ("done", "failed"):
-                error = f"SLURM job {job_id} ended before the run did (it was {state.status}); see its log in .submitit"
-                write_state(member.folder.state, state, status="failed", error=error)
-    except HeldError as held:
-        print(held)
+def _show_change(member: Member, shown: dict[Path, str]) -> None:
+    state = read_state(member.folder.state)
+    status = "missing" if state is None else state.status
+    if shown.get(member.folder.path) != status:
+        shown[member.folder.path] = status
+        print(f"{time.strftime('%H:%M:%S')} {member.label}: {status}", flush=True)
+
+
+def _close(pack: Sequence[Member], job_id: str) -> None:
+    deadline = time.monotonic() + _LAST_NEWS_SECONDS
+    for member in pack:
+        try:
+            with hold(member.folder.lock, patience=2 * DEAD_AFTER_SECONDS):  # a job killed on its node left it locked
+                while (state := _state_of(member)).status not in _ENDED and time.monotonic() < deadline:
+                    time.sleep(1.0)  # what a node wrote last may take a while to be seen here
+                if state.status not in _ENDED:
+                    why = f"SLURM job {job_id} ended before the run did (it was {state.status})"
+                    write_state(member.folder.state, state, status="failed", error=f"{why}; see its log in .submitit")
+        except HeldError as held:
+            print(held)
 
 
 def _state_of(member: Member) -> RunState:

@@ -1,19 +1,25 @@
-"""What a run needs of memory at the least, and what there is: what cannot be held is refused before long work.
+"""What training needs of memory, and what there is: a run that cannot be held is refused before long work, and as many
+are packed as can be.
 
 Axes: B activations, D `d_in`, F `d_sae`, W activations of a window.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from masked_sae.activations.lm_size import LMSize, lm_size
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError
 
 LEAST_D_IN = 1  # where the LM has not been read
 _FLOAT = 4  # bytes
 _WEIGHTS = 4  # of each: itself, its gradient, Adam's two moments
+_MEASURED = 1  # and once more, as the SAE is exported and measured
+_OF_A_STEP = 4  # tensors of the pre-activations' size that a step has at one time
+_UNKNOWN = LMSize(0, 4096, 0)  # where an LM's files do not tell
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroup v2, v1
 
 
@@ -26,17 +32,44 @@ def needed_bytes(config: RunConfig, d_in: int) -> int:
     return sum(_parts(config, d_in).values())
 
 
+def pack_bytes(configs: Sequence[RunConfig]) -> int:
+    """What runs that share their forwards hold at one time when they are trained together: an estimate, rather too much
+    than too little.
+
+    Once for all: the LM and a forward of it, a window of activations for each hook point, and what a step takes, as one
+    member steps at a time. For each: its weights with gradient and moments, and the SAE that is measured at the end.
+    """
+    sequences = max(max(config.lm.batch_size, config.eval.batch_size) for config in configs)
+    length = configs[0].data.context_length
+    sizes = [lm_size(config.lm, sequences, length) or _UNKNOWN for config in configs]
+    both = list(zip(configs, sizes, strict=True))
+    windows = {config.lm.hook_name: _window_bytes(config, size.d_in) for config, size in both}
+    step = max(_OF_A_STEP * _FLOAT * config.data.batch_size * config.sae.d_sae for config in configs)
+    own = sum((_WEIGHTS + _MEASURED) * _weight_bytes(config, size.d_in) for config, size in both)
+    return sizes[0].weights + sizes[0].forward + sum(windows.values()) + step + own
+
+
+def _weight_bytes(config: RunConfig, d_in: int) -> int:
+    return _FLOAT * (2 * d_in * config.sae.d_sae + config.sae.d_sae + d_in)
+
+
+def _window_bytes(config: RunConfig, d_in: int) -> int:
+    """Of activations, and of clean targets where there are."""
+    data = config.data
+    clean = any(getattr(mask, "target", None) == "clean" for mask in config.mask.values() if not mask.is_off)
+    batches = min(max(1, data.window_tokens // data.batch_size), max(1, data.train_tokens // data.batch_size))
+    return _FLOAT * batches * data.batch_size * d_in * (2 if clean else 1)
+
+
 def _parts(config: RunConfig, d_in: int) -> dict[tuple[str, int], int]:
     """Bytes, by the setting that they grow with and its value; what grows with two counts for the larger."""
     sae, data = config.sae, config.data
     d_sae, window, batch = (
         ("sae.d_sae", sae.d_sae), ("data.window_tokens", data.window_tokens), ("data.batch_size", data.batch_size)
     )  # fmt: skip
-    clean = any(getattr(mask, "target", None) == "clean" for mask in config.mask.values() if not mask.is_off)
-    batches = min(max(1, data.window_tokens // data.batch_size), max(1, data.train_tokens // data.batch_size))
     parts = {
-        d_sae: _FLOAT * _WEIGHTS * (2 * d_in * sae.d_sae + sae.d_sae + d_in),
-        window: _FLOAT * batches * data.batch_size * d_in * (2 if clean else 1),
+        d_sae: _WEIGHTS * _weight_bytes(config, d_in),
+        window: _window_bytes(config, d_in),
         batch: _FLOAT * data.batch_size * d_in,
     }
     parts[d_sae if sae.d_sae >= data.batch_size else batch] += _FLOAT * data.batch_size * sae.d_sae
@@ -48,9 +81,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_limits_of_cgroups()]
-    per_node = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if per_node.isdigit() and int(per_node) > 0:  # 0: all there is
-        limits.append(int(per_node) << 20)
+    limits.extend(share << 20 for share in _shares_of_slurm() if share > 0)  # 0: all there is
     return min(limits)
 
 
@@ -72,13 +103,21 @@ def refuse_larger_than(config: RunConfig, d_in: int, limit: int, where: str) -> 
     if needed > limit:
         parts = _parts(config, d_in)
         (key, value), _ = max(parts.items(), key=lambda part: part[1])
-        valid = f"less: training would need at least {_gib(needed)}, {where} {_gib(limit)}"
+        valid = f"less: training would need at least {gib(needed)}, {where} {gib(limit)}"
         raise InputError(key, value, valid)
 
 
-def _gib(size: int) -> str:
-    gib = size / 2**30
-    return f"{gib:,.0f} GiB" if gib >= 10 else f"{gib:.2g} GiB"
+def gib(size: int) -> str:
+    """A number of bytes, for people."""
+    count = size / 2**30
+    return f"{count:,.0f} GiB" if count >= 10 else f"{count:.2g} GiB"
+
+
+def _shares_of_slurm() -> list[int]:
+    """MiB of the node's memory that the job may use, where SLURM says so."""
+    names = ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+    per_node, per_cpu, cpus = (int(text) if (text := os.environ.get(name, "")).isdigit() else 0 for name in names)
+    return [per_node, per_cpu * cpus]
 
 
 def _limits_of_cgroups() -> list[int]:
