@@ -32,7 +32,7 @@ BEFORE = (
     0.5968381806664798,
 )
 LEVEL_BEFORE = (0.6839849397274507, 0.675248793435886, 0.6927210860190154)
-TIMES = 200  # of each simulation
+TIMES = 300  # of each simulation
 ERROR = math.sqrt(0.05 * 0.95 / TIMES)  # of a share of 5 or 95 % of them
 
 
