@@ -9,14 +9,16 @@ from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Arm
 from masked_sae.report.findings import Comparison, Finding
 from masked_sae.report.markdown import findings_table
+from masked_sae.report.repetitions import Repetition, Repetitions
 from masked_sae.report.statistics import Difference, nothing
 
-AVERAGE = Difference(-0.02, -0.03, -0.01, 0.004, 5, 8.0, 30.0, 0.5, p_adjusted=0.012, seeds_run=5)
+FIVE = tuple(Repetition(seed, seed) for seed in range(5))
+AVERAGE = Difference(-0.02, -0.03, -0.01, 0.004, Repetitions(FIVE), 8.0, 30.0, 0.5, p_adjusted=0.012)
 
 
 def table(*comparisons: Comparison) -> list[str]:
     metric = Metric("core/x", "Explained variance", "share", "", "higher")
-    return findings_table([Finding(metric, "", {}, {}, np.array([]), comparisons)]).splitlines()
+    return findings_table([Finding(metric, "", {}, {}, {}, np.array([]), comparisons)]).splitlines()
 
 
 def test_a_detected_difference_is_set_in_bold_and_single_l0s_follow_it() -> None:

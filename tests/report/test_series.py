@@ -7,6 +7,7 @@ import pytest
 
 from masked_sae.report.design import Design, read_design
 from masked_sae.report.findings import Finding, find
+from masked_sae.report.repetitions import show_count
 from masked_sae.report.runs_table import read_runs
 from masked_sae.report.series import differences, levels, position_limits, series_limits
 from support.made_sweeps import make_sweep
@@ -25,7 +26,7 @@ def test_levels_are_the_findings_by_sparsity(found: tuple[Design, Finding]) -> N
     lines = levels(design, finding)
     assert [line.name for line in lines] == ["k 8", "k 16", "k 32"]
     for sparsity, line in enumerate(lines):
-        assert (line.place, line.count, line.arms, line.seeds_K) == (sparsity, 3, (0, 1, 2), (2, 2, 2))
+        assert (line.place, line.count, line.arms, line.counts) == (sparsity, 3, (0, 1, 2), ("2 seeds",) * 3)
         for arm in line.arms:
             interval, l0 = finding.level[arm, sparsity], finding.l0_level[arm, sparsity]
             assert (line.mean_K[arm], line.low_K[arm], line.high_K[arm]) == (interval.mean, interval.low, interval.high)
@@ -43,7 +44,7 @@ def test_differences_are_those_to_unmasked_at_each_l0(found: tuple[Design, Findi
         reached = {arm: item for arm, item in at_l0.items() if np.isfinite(item.estimate)}
         assert line.name == f"L0 {finding.l0_G[line.place]:.3g}" and line.arms == tuple(reached)
         assert line.mean_K.tolist() == [item.estimate for item in reached.values()]
-        assert line.seeds_K == tuple(item.seeds for item in reached.values())
+        assert line.counts == tuple(show_count(item.paired) for item in reached.values())
 
 
 def test_limits_hold_every_line_and_the_values_asked_for(found: tuple[Design, Finding]) -> None:

@@ -1,13 +1,14 @@
 """Paired differences at matched L0: known effects are found, absent ones are not, and intervals cover."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from masked_sae.report.repetitions import Repetition, Repetitions
 from masked_sae.report.statistics import (
     OUTSIDE,
     Curve,
@@ -21,6 +22,7 @@ from masked_sae.report.statistics import (
 )
 
 KS = np.array([8.0, 16.0, 32.0])
+FIVE = tuple(Repetition(seed, seed) for seed in range(5))
 Metric = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 SHAPES: dict[str, Metric] = {  # metrics against L0: saturating, logarithmic, falling, S-shaped
     "saturating": lambda l0: 1 - 0.55 * (l0 / 8) ** -0.35,
@@ -34,23 +36,28 @@ def curve(metric: Metric, l0_K: NDArray[np.float64], offset: float = 0.0) -> Cur
     return Curve(np.arange(len(l0_K)), l0_K, metric(l0_K) + offset)
 
 
+def alone(seed: int) -> Repetition:
+    """A seed with a text order of its own."""
+    return Repetition(seed, seed)
+
+
 def curves(
     metric: Metric,
     rng: np.random.Generator,
     *,
-    seeds: int = 5,
+    repetitions: Sequence[Repetition] = FIVE,
     shift: float = 1.0,
     effect: float = 0.0,
     noise: float = 0.01,
-    offsets: NDArray[np.float64] | None = None,
+    offsets: Mapping[int, float] | None = None,
     ks: NDArray[np.float64] = KS,
-) -> dict[int, Curve]:
-    """Seeds of one mask setting: L0 is `shift` times k, give or take; noise on every run, an offset for each seed."""
-    made: dict[int, Curve] = {}
-    for seed in range(seeds):
+) -> dict[Repetition, Curve]:
+    """Runs of one mask setting: L0 is `shift` times k, give or take; noise on every run, offsets by data seed."""
+    made: dict[Repetition, Curve] = {}
+    for one in repetitions:
         l0_K = ks * shift * np.exp(rng.normal(0, 0.02, len(ks)))
-        offset = 0.0 if offsets is None else offsets[seed]
-        made[seed] = Curve(np.arange(len(ks)), l0_K, metric(l0_K) + effect + offset + rng.normal(0, noise, len(ks)))
+        offset = 0.0 if offsets is None else offsets[one.data_seed]
+        made[one] = Curve(np.arange(len(ks)), l0_K, metric(l0_K) + effect + offset + rng.normal(0, noise, len(ks)))
     return made
 
 
@@ -83,7 +90,7 @@ def test_a_known_effect_is_found_at_its_size(shape: str) -> None:
     unmasked = curves(SHAPES[shape], rng, noise=0.003)
     masked = curves(SHAPES[shape], rng, noise=0.003, shift=1.4, effect=-0.05)
     found = averaged_difference(unmasked, masked)
-    assert found.seeds == 5 and found.p < 0.001
+    assert len(found.paired.those) == 5 and found.p < 0.001
     assert found.low < -0.05 < found.high < 0
     assert 11 < found.l0_low < 12.5 and 30 < found.l0_high < 33
 
@@ -102,7 +109,7 @@ def test_a_change_of_l0_alone_is_not_taken_for_a_change_of_the_metric(shape: str
 
 def test_what_seeds_share_cancels_in_pairs() -> None:
     rng = np.random.default_rng(2)
-    offsets = rng.normal(0, 0.5, 5)
+    offsets = dict(enumerate(rng.normal(0, 0.5, 5)))
     unmasked = curves(SHAPES["saturating"], rng, noise=0.001, offsets=offsets)
     masked = curves(SHAPES["saturating"], rng, noise=0.001, offsets=offsets, effect=0.02, shift=1.2)
     found = averaged_difference(unmasked, masked)
@@ -141,7 +148,9 @@ def test_without_an_effect_a_family_of_comparisons_seldom_makes_any_claim() -> N
 
 
 def test_one_seed_says_nothing() -> None:
-    found = averaged_difference({0: curve(SHAPES["saturating"], KS)}, {0: curve(SHAPES["saturating"], 1.2 * KS, 0.5)})
+    found = averaged_difference(
+        {alone(0): curve(SHAPES["saturating"], KS)}, {alone(0): curve(SHAPES["saturating"], 1.2 * KS, 0.5)}
+    )
     assert "one seed" in found.reason
     assert math.isnan(found.p) and math.isnan(found.low) and found.estimate == pytest.approx(0.5, abs=0.01)
     assert not holm([found])[0].detected
@@ -150,10 +159,10 @@ def test_one_seed_says_nothing() -> None:
 def test_seeds_without_their_pair_are_left_out_and_counted() -> None:
     rng = np.random.default_rng(5)
     unmasked, masked = curves(SHAPES["saturating"], rng), curves(SHAPES["saturating"], rng, shift=1.2)
-    del unmasked[0], masked[4]
+    del unmasked[alone(0)], masked[alone(4)]
     found = averaged_difference(unmasked, masked)
-    assert (found.seeds, found.seeds_run) == (3, 5)
-    assert "no seed" in averaged_difference({0: unmasked[1]}, {1: masked[1]}).reason
+    assert (len(found.paired.those), len(found.run.those)) == (3, 5)
+    assert "no seed" in averaged_difference({alone(0): unmasked[alone(1)]}, {alone(1): masked[alone(1)]}).reason
 
 
 def test_a_member_that_is_missing_on_one_side_counts_on_neither() -> None:
@@ -161,11 +170,13 @@ def test_a_member_that_is_missing_on_one_side_counts_on_neither() -> None:
     ks = np.array([8.0, 16.0, 32.0, 64.0])
     unmasked = curves(SHAPES["saturating"], rng, ks=ks, noise=0.0)
     masked = curves(SHAPES["saturating"], rng, ks=ks, noise=0.0, shift=1.2)
-    masked[0] = masked[0].only(np.array([0, 1, 3]))
+    masked[alone(0)] = masked[alone(0)].only(np.array([0, 1, 3]))
     found = averaged_difference(unmasked, masked)
-    assert found.seeds == 5 and abs(found.estimate) < 0.002
-    masked[0] = masked[0].only(np.array([0, 3]))  # too few to know the bend: this seed goes, the others stay
-    assert averaged_difference(unmasked, masked).seeds == 4
+    assert len(found.paired.those) == 5 and abs(found.estimate) < 0.002
+    masked[alone(0)] = masked[alone(0)].only(
+        np.array([0, 3])
+    )  # too few to know the bend: this seed goes, the others stay
+    assert len(averaged_difference(unmasked, masked).paired.those) == 4
 
 
 def test_two_sparsities_do_not_carry_a_claim() -> None:
@@ -182,13 +193,13 @@ def test_one_sparsity_is_compared_where_l0_is_the_same_and_only_there() -> None:
     k = np.array([16.0])
     covered = 0
     for _ in range(300):
-        unmasked = {seed: curve(SHAPES["saturating"], k, rng.normal(0, 0.01)) for seed in range(5)}
-        same = {seed: curve(SHAPES["saturating"], k, 0.05 + rng.normal(0, 0.01)) for seed in range(5)}
+        unmasked = {alone(seed): curve(SHAPES["saturating"], k, rng.normal(0, 0.01)) for seed in range(5)}
+        same = {alone(seed): curve(SHAPES["saturating"], k, 0.05 + rng.normal(0, 0.01)) for seed in range(5)}
         found = averaged_difference(unmasked, same)
         covered += found.low < 0.05 < found.high
         assert (found.l0_low, found.l0_high) == (16.0, 16.0)
     assert abs(covered / 300 - 0.95) < 2.5 * math.sqrt(0.05 * 0.95 / 300)
-    other = {seed: curve(SHAPES["saturating"], 1.3 * k, 0.05) for seed in range(5)}
+    other = {alone(seed): curve(SHAPES["saturating"], 1.3 * k, 0.05) for seed in range(5)}
     refused = averaged_difference(unmasked, other)
     assert "1.30 times" in refused.reason and math.isnan(refused.estimate)
 
@@ -204,12 +215,12 @@ def test_l0s_that_one_side_does_not_reach_are_outside() -> None:
     unmasked, masked = curves(SHAPES["falling"], rng), curves(SHAPES["falling"], rng, shift=1.5)
     below, inside, above = differences_at(unmasked, masked, np.array([9.0, 20.0, 40.0]))
     assert below.reason == above.reason == OUTSIDE and math.isnan(below.estimate)
-    assert inside.seeds == 5 and not inside.reason
+    assert len(inside.paired.those) == 5 and not inside.reason
 
 
 def test_equal_differences_of_all_seeds_are_no_sample() -> None:
-    unmasked = {seed: curve(SHAPES["saturating"], KS) for seed in range(3)}
-    shifted = {seed: curve(SHAPES["saturating"], KS, 0.1) for seed in range(3)}
+    unmasked = {alone(seed): curve(SHAPES["saturating"], KS) for seed in range(3)}
+    shifted = {alone(seed): curve(SHAPES["saturating"], KS, 0.1) for seed in range(3)}
     found = averaged_difference(unmasked, shifted)
     assert "very same" in found.reason and math.isnan(found.p)
     assert averaged_difference(unmasked, unmasked).p == 1.0
@@ -217,7 +228,7 @@ def test_equal_differences_of_all_seeds_are_no_sample() -> None:
 
 def test_holm_is_the_hand_computed_one_and_passes_over_what_was_not_tested() -> None:
     def tested(p: float) -> Difference:
-        return Difference(1.0, 0.5, 1.5, p, 5, 8.0, 32.0, 0.0)
+        return Difference(1.0, 0.5, 1.5, p, Repetitions(FIVE), 8.0, 32.0, 0.0)
 
     found = holm([tested(0.04), nothing("one seed"), tested(0.01), tested(0.03)])
     assert [round(difference.p_adjusted, 12) for difference in found if not math.isnan(difference.p)] == [
@@ -231,10 +242,10 @@ def test_holm_is_the_hand_computed_one_and_passes_over_what_was_not_tested() -> 
 
 def test_p_is_that_of_the_paired_t_test_where_nothing_is_interpolated() -> None:
     rng = np.random.default_rng(11)
-    unmasked = {seed: curve(SHAPES["saturating"], KS, rng.normal(0, 0.1)) for seed in range(6)}
-    masked = {seed: curve(SHAPES["saturating"], KS, rng.normal(0.1, 0.1)) for seed in range(6)}
+    unmasked = {alone(seed): curve(SHAPES["saturating"], KS, rng.normal(0, 0.1)) for seed in range(6)}
+    masked = {alone(seed): curve(SHAPES["saturating"], KS, rng.normal(0.1, 0.1)) for seed in range(6)}
     found = averaged_difference(unmasked, masked)
-    a, b = ([series[seed].value_K.mean() for seed in range(6)] for series in (unmasked, masked))
+    a, b = ([series[alone(seed)].value_K.mean() for seed in range(6)] for series in (unmasked, masked))
     expected = stats.ttest_rel(b, a)
     assert found.p == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval(0.95)

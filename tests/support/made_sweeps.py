@@ -58,6 +58,7 @@ def make_sweep(
     rates: Sequence[float] = RATES,
     ks: Sequence[int] = KS,
     seeds: Sequence[int] = SEEDS,
+    data_seeds: Sequence[int | None] = (None,),
     effect: Mapping[str, float] | None = None,
     noise: float = 0.005,
     noise_seed: int = 0,
@@ -65,9 +66,10 @@ def make_sweep(
     steps: int = 4,
     settings: Mapping[str, Any] | None = None,
 ) -> list[Member]:
-    """Writes a sweep over mask rate, k and seed.
+    """Writes a sweep over mask rate, k, data seed and seed.
 
     Args:
+        data_seeds: each with all seeds; None: as the seed.
         effect: for a metric, what a mask rate of 1 adds to it.
         noise: standard deviation between runs.
         only: the metrics that were measured; None for all.
@@ -77,15 +79,19 @@ def make_sweep(
     rng = np.random.default_rng(noise_seed)
     base = asdict(compose([]))
     members: list[Member] = []
-    for rate, k, seed in itertools.product(rates, ks, seeds):
+    for rate, k, data_seed, seed in itertools.product(rates, ks, data_seeds, seeds):
         l0 = k * math.exp(_SHIFT * rate + rng.normal(0, 0.02))
         metrics = {key: value + rng.normal(0, noise) for key, value in truth(l0).items()}
         for key, slope in (effect or {}).items():
             metrics[key] += slope * rate
         metrics = {"core/l0": l0} | {key: value for key, value in metrics.items() if only is None or key in only}
         swept = {"mask.token.rate": str(rate), "sae.k": str(k), "seed": str(seed)}
-        config = with_settings(base, {"mask.token.rate": rate, "sae.k": k, "seed": seed, **(settings or {})})
-        folder = RunFolder(sweep / f"rate{rate}-k{k}-seed{seed}")
+        changes = {"mask.token.rate": rate, "sae.k": k, "data.seed": data_seed, "seed": seed, **(settings or {})}
+        config = with_settings(base, changes)
+        text = ""
+        if data_seed is not None:
+            swept["data.seed"], text = str(data_seed), f"-data.seed{data_seed}"
+        folder = RunFolder(sweep / f"rate{rate}-k{k}{text}-seed{seed}")
         write_done(folder, config, metrics, steps)
         members.append(Member(folder, swept))
     record_members(sweep, members)

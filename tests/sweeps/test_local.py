@@ -14,7 +14,7 @@ from masked_sae.errors import InputError
 from masked_sae.runs.run import make_run
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep_record import read_commands, read_members
-from masked_sae.sweeps.local import make_runs, train_here, what_a_claim_lacks
+from masked_sae.sweeps.local import make_runs, train_here
 from masked_sae.sweeps.packs import train_members
 from masked_sae.sweeps.slurm import PackJob, submit_and_wait, wants_training
 from support.composing import ROOT, small_config, small_overrides
@@ -49,30 +49,6 @@ def test_members_that_are_the_same_run_are_one_and_this_is_said(
     runs = make_runs([(config, {"seed": "0"}), (replace(config, seed=1), {"seed": "1"}), (config, {"seed": "00"})])
     assert [run.label for run in runs] == ["seed=0", "seed=1"]
     assert capsys.readouterr().err == "note: 2 runs, not 3: the same as another are seed=00\n"
-
-
-def test_a_sweep_says_before_it_trains_what_it_cannot_show(config: RunConfig) -> None:
-    masked = replace(config, mask={**config.mask, "token": replace(config.mask["token"], rate=0.1)})
-    plain = replace(config, mask={**config.mask, "token": replace(config.mask["token"], rate=0.0)})
-    seeds = [replace(one, seed=seed) for one in (masked, plain) for seed in (0, 1)]
-    assert what_a_claim_lacks(seeds) == []
-    (lacking,) = what_a_claim_lacks([masked, plain])
-    assert lacking == "one seed, so nothing tells an effect from chance (add seed=0,1,2,3,4)"
-    assert what_a_claim_lacks([masked, replace(plain, seed=1)]) == [lacking]
-    assert what_a_claim_lacks(seeds[:2]) == ["no unmasked run to compare with (add mask.token.rate=0)"]
-    assert what_a_claim_lacks(seeds[2:]) == ["no masked run (add mask.token.rate=0,0.1)"]
-
-
-def test_a_price_at_one_sparsity_may_match_no_l0(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
-    rates = [
-        small_config(neox_folder, corpus_folder, tmp_path, "sae=gated", f"mask.token.rate={rate}", f"seed={seed}")
-        for rate in (0, 0.1)
-        for seed in (0, 1)
-    ]
-    (lacking,) = what_a_claim_lacks(rates)
-    assert "one sparsity" in lacking and lacking.endswith("(sweep sae.sparsity_coefficient)")
-    more = [replace(one, sae=replace(one.sae, sparsity_coefficient=9.0)) for one in rates]  # type: ignore[call-arg]
-    assert what_a_claim_lacks([*rates, *more]) == []
 
 
 def test_a_submission_that_is_refused_leaves_nothing_on_record_and_names_the_launcher(

@@ -56,13 +56,13 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
                 y=front.value_K,
                 error_x=_bars(front.l0_K, *front.l0_range_2K),
                 error_y=_bars(front.value_K, *front.value_range_2K),
-                customdata=front.count_K,
+                customdata=front.counts,
                 mode="lines+markers",
                 name=_text(front.name),
                 legendgroup=group,
                 line={"color": style.colour, "dash": dash(front.stratum)[1], "width": 2},
                 marker={"symbol": style.symbol, "size": 9},
-                hovertemplate="L0 %{x:.3g}<br>%{y:.4g}<br>mean of %{customdata} seed(s)",
+                hovertemplate="L0 %{x:.3g}<br>%{y:.4g}<br>mean of %{customdata}",
             )
         )
         figure.add_trace(
@@ -104,7 +104,7 @@ def level_chart(design: Design, finding: Finding) -> go.Figure:
     figure = _response_figure(design, _text(finding.metric.axis_label))
     lines = levels(design, finding)
     for line in lines:
-        notes = [f"L0 {l0:.3g}, {seeds} seed(s)" for l0, seeds in zip(line.l0_K, line.seeds_K, strict=True)]
+        notes = [f"L0 {l0:.3g}, {count}" for l0, count in zip(line.l0_K, line.counts, strict=True)]
         _add(figure, design, line, notes)
     return _limited(figure, series_limits(lines))
 
@@ -114,7 +114,7 @@ def difference_chart(design: Design, finding: Finding) -> go.Figure:
     figure = _response_figure(design, "masked minus unmasked")
     lines = differences(design, finding)
     for line in lines:
-        _add(figure, design, line, [f"{seeds} seed(s)" for seeds in line.seeds_K])
+        _add(figure, design, line, line.counts)
     figure.add_hline(y=0, line={"color": "#666", "width": 1})
     return _limited(figure, series_limits(lines, 0.0))
 

@@ -10,9 +10,10 @@ from masked_sae.report.runs_table import Runs
 from masked_sae.runs.identity import HOW, is_part_of
 from masked_sae.runs.sweep_record import heading
 
-# Runs that differ in these alone are still compared: as repetitions (seed), or as the same but for rounding. Unlike in
-# a run's id, another LM is something else, and so is another way of measuring.
-_COMPARABLE = (*HOW, "name", "seed", "lm.batch_size", "eval.families", "eval.batch_size")
+_REPEATED = ("seed", "data.seed")
+# Runs that differ in these alone are still compared: as repetitions, or as the same but for rounding. Unlike in a run's
+# id, another LM is something else, and so is another way of measuring.
+_COMPARABLE = (*HOW, *_REPEATED, "name", "lm.batch_size", "eval.families", "eval.batch_size")
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Design:
     """Attributes:
     arms: unmasked first, then by rate.
     sparsities: labels such as `k 16`, sparsest first.
-    strata: runs that differ in anything but mask, sparsity and seed are never compared; one empty label if none do.
-    places: one row for each measured run, under its index in `Runs.table`: `seed`, and as positions `arm`,
-        `sparsity` and `stratum`.
+    strata: runs that differ in anything but mask, sparsity and seeds are never compared; one empty label if none do.
+    places: one row for each measured run, under its index in `Runs.table`: `seed` and `data_seed`, and as positions
+        `arm`, `sparsity` and `stratum`.
     varied: settings that differ between runs, with their values.
     fixed: settings that all runs share.
     """
@@ -73,15 +74,20 @@ def read_design(runs: Runs) -> Design:
     if len(known) < len(table):
         strata = (*strata, "settings not known")
         stratum_of = stratum_of.reindex(table.index, fill_value=len(strata) - 1)
-    seed = table["seed"] if "seed" in table else pd.Series(float("nan"), index=table.index)
-    places = pd.DataFrame({"arm": arm_of, "sparsity": sparsity_of, "stratum": stratum_of, "seed": seed})
-    values = {
-        key: distinct(runs.own[key]) for key in runs.settings if not is_part_of(key, _COMPARABLE) or key == "seed"
-    }
+    places = pd.DataFrame({"arm": arm_of, "sparsity": sparsity_of, "stratum": stratum_of, **_seeds(table)})
+    shown = [key for key in runs.settings if not is_part_of(key, _COMPARABLE) or key in _REPEATED]
+    values = {key: distinct(runs.own[key]) for key in shown}
     varied = {key: found for key, found in values.items() if len(found) > 1}
     of_some = {key for key in values if key.startswith("sae.") and known[key].isna().any()}
     fixed = {key: found[0] for key, found in values.items() if len(found) == 1 and key not in of_some}
     return Design(arms, sparsities, strata, places, varied, fixed)
+
+
+def _seeds(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
+    """Of each run; where `data.seed` is not set, or was not known yet, `seed` has drawn the stream too."""
+    seed = table["seed"] if "seed" in table else pd.Series(float("nan"), index=table.index)
+    own = table["data.seed"] if "data.seed" in table else pd.Series(float("nan"), index=table.index)
+    return {"seed": seed, "data_seed": seed.where(own.isna(), own)}
 
 
 def _masks(runs: Runs) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Arm, Design
+from masked_sae.report.repetitions import Repetition, Repetitions, show_count, text_order_means
 from masked_sae.report.runs_table import Runs
 from masked_sae.report.statistics import (
     Curve,
@@ -24,6 +25,10 @@ from masked_sae.report.statistics import (
 )
 
 _SHOWN_L0S = 5
+CLUSTERED = (
+    "Pairs agree in text order (data.seed) and in seed; each text order counts as the mean of its seeds, and intervals "
+    "and p values are over text orders."
+)
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -48,8 +53,9 @@ class Finding:
     Attributes:
         stratum: its label; empty where there is only one.
         arms: positions of the arms that have runs here.
-        level: `[arm, sparsity]` over seeds, at the sparsity that was set.
+        level: `[arm, sparsity]` over text orders, at the sparsity that was set: each counts as the mean of its seeds.
         l0_level: L0 likewise.
+        repeated: likewise, what these rest on.
         l0_G: L0s within the range of the unmasked runs at which differences are shown.
         comparisons: one for each masked arm; none without unmasked runs.
     """
@@ -58,6 +64,7 @@ class Finding:
     stratum: str
     level: dict[tuple[int, int], Interval]
     l0_level: dict[tuple[int, int], Interval]
+    repeated: dict[tuple[int, int], Repetitions]
     l0_G: NDArray[np.float64]
     comparisons: tuple[Comparison, ...]
 
@@ -97,6 +104,11 @@ def comparisons_made(findings: Sequence[Finding]) -> int:
     return sum(not math.isnan(item.average.p) for finding in findings for item in finding.comparisons)
 
 
+def text_orders_are_shared(findings: Sequence[Finding]) -> bool:
+    """Whether some text order was repeated with several seeds, or a seed with several text orders."""
+    return any(not repeated.seeds_alone for finding in findings for repeated in finding.repeated.values())
+
+
 def answer(findings: Sequence[Finding]) -> str:
     """What masking did to the headline metrics of one stratum, in a sentence."""
     tested = [finding for finding in findings if finding.verdict != "nothing can be said"]
@@ -125,29 +137,41 @@ def direction(metric: Metric, difference: Difference) -> str:
     return "better" if (difference.estimate > 0) == (metric.better == "higher") else "worse"
 
 
-def by_seed(table: pd.DataFrame, design: Design, metric: Metric, stratum: int) -> pd.DataFrame:
-    """One row for each arm, sparsity and seed, with `l0` and `value`; runs that were done twice count as their mean."""
-    empty = pd.DataFrame(columns=["arm", "sparsity", "seed", "l0", "value"])
+def by_repetition(table: pd.DataFrame, design: Design, metric: Metric, stratum: int) -> pd.DataFrame:
+    """One row for each arm, sparsity, data seed and seed, with `l0` and `value`; runs that were done twice count as
+    their mean."""
+    keys = ["arm", "sparsity", "data_seed", "seed"]
+    empty = pd.DataFrame(columns=[*keys, "l0", "value"])
     if metric.key not in table or metric.l0 not in table:
         return empty
     rows = design.places.assign(l0=table[metric.l0], value=table[metric.key])
     rows = rows[(rows["stratum"] == stratum) & np.isfinite(rows["value"]) & (rows["l0"] > 0) & np.isfinite(rows["l0"])]
     if rows.empty:
         return empty
-    return rows.groupby(["arm", "sparsity", "seed"], dropna=False, as_index=False)[["l0", "value"]].mean()
+    return rows.groupby(keys, dropna=False, as_index=False)[["l0", "value"]].mean()
+
+
+def clustered(rows: pd.DataFrame, column: str) -> Interval:
+    """The mean of these repetitions with its interval, over the means of their text orders."""
+    return t_interval(text_order_means(rows[column].to_numpy(), list(rows["data_seed"])))
+
+
+def repetitions_of(rows: pd.DataFrame) -> Repetitions:
+    return Repetitions(tuple(map(Repetition, rows["data_seed"], rows["seed"])))
 
 
 def _find(table: pd.DataFrame, design: Design, metric: Metric, stratum: int) -> Finding | None:
-    rows = by_seed(table, design, metric, stratum)
+    rows = by_repetition(table, design, metric, stratum)
     if rows.empty:
         return None
-    level = {_pair(key): t_interval(group["value"].to_numpy()) for key, group in rows.groupby(["arm", "sparsity"])}
-    l0_level = {_pair(key): t_interval(group["l0"].to_numpy()) for key, group in rows.groupby(["arm", "sparsity"])}
+    alike = {_pair(key): group for key, group in rows.groupby(["arm", "sparsity"])}
+    level, l0_level = ({key: clustered(group, name) for key, group in alike.items()} for name in ("value", "l0"))
+    repeated = {key: repetitions_of(group) for key, group in alike.items()}
     curves = _curves(rows)
     baseline = design.baseline
     label = design.strata[stratum]
     if baseline is None or baseline not in curves:
-        return Finding(metric, label, level, l0_level, np.array([]), ())
+        return Finding(metric, label, level, l0_level, repeated, np.array([]), ())
     l0_G = _shown_l0s(list(curves[baseline].values()))
     comparisons = tuple(
         Comparison(
@@ -158,7 +182,7 @@ def _find(table: pd.DataFrame, design: Design, metric: Metric, stratum: int) -> 
         for arm in range(len(design.arms))
         if arm != baseline and arm in set(design.places.loc[design.places["stratum"] == stratum, "arm"])
     )
-    return Finding(metric, label, level, l0_level, l0_G, comparisons)
+    return Finding(metric, label, level, l0_level, repeated, l0_G, comparisons)
 
 
 def _pair(key: Any) -> tuple[int, int]:
@@ -167,18 +191,19 @@ def _pair(key: Any) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def _curves(rows: pd.DataFrame) -> dict[int, dict[Any, Curve]]:
-    curves: dict[int, dict[Any, Curve]] = {}
-    for key, group in rows.dropna(subset=["seed"]).groupby(["arm", "seed"]):
-        arm, seed = _pair(key)
+def _curves(rows: pd.DataFrame) -> dict[int, dict[Repetition, Curve]]:
+    curves: dict[int, dict[Repetition, Curve]] = {}
+    keys: Any
+    for keys, group in rows.dropna(subset=["seed"]).groupby(["arm", "data_seed", "seed"]):
+        arm, data_seed, seed = map(int, keys)
         ordered = group.sort_values("sparsity")
         columns = [ordered[name].to_numpy() for name in ("sparsity", "l0", "value")]
-        curves.setdefault(arm, {})[seed] = Curve(*columns)
+        curves.setdefault(arm, {})[Repetition(data_seed, seed)] = Curve(*columns)
     return curves
 
 
 def _shown_l0s(unmasked: list[Curve]) -> NDArray[np.float64]:
-    """A few L0s, evenly in the logarithm, within what all unmasked seeds reach."""
+    """A few L0s, evenly in the logarithm, within what all unmasked repetitions reach."""
     most = max(len(curve.l0_K) for curve in unmasked)
     unmasked = [curve for curve in unmasked if len(curve.l0_K) == most]
     if most < 2:
@@ -260,8 +285,7 @@ def show_p(p: float) -> str:
 
 
 def show_seeds(difference: Difference) -> str:
-    of = f" of {difference.seeds_run}" if difference.seeds_run > difference.seeds else ""
-    return f"{difference.seeds}{of} seed{'s' if difference.seeds_run > 1 or difference.seeds != 1 else ''}"
+    return show_count(difference.paired, difference.run)
 
 
 def decimals(width: float) -> int:

@@ -3,7 +3,15 @@
 import math
 from collections.abc import Sequence
 
-from masked_sae.report.findings import Finding, comparisons_made, show_difference, show_p
+from masked_sae.report.findings import (
+    CLUSTERED,
+    Finding,
+    comparisons_made,
+    show_difference,
+    show_p,
+    text_orders_are_shared,
+)
+from masked_sae.report.repetitions import Repetitions, show_count
 from masked_sae.report.statistics import Difference
 
 _HEADER = "| metric | against unmasked | unmasked | difference at matched L0 [95 %] | p (Holm) | L0 | seeds |"
@@ -18,7 +26,8 @@ def findings_table(findings: Sequence[Finding], references: Sequence[str] = ()) 
     """
     lines = [
         f"Differences are masked minus unmasked, paired by seed, at equal L0 on clean text; p values are corrected "
-        f"(Holm) for {comparisons_made(findings)} comparisons, those at single L0s are not.",
+        f"(Holm) for {comparisons_made(findings)} comparisons, those at single L0s are not."
+        + (f" {CLUSTERED}" if text_orders_are_shared(findings) else ""),
         "",
         _HEADER,
         "|---|---|---|---|---|---|---|",
@@ -38,11 +47,17 @@ def findings_table(findings: Sequence[Finding], references: Sequence[str] = ()) 
 
 
 def _row(metric: str, arm: str, difference: Difference, p: str, l0: str) -> str:
+    repeated = _count(difference.paired)
     if math.isnan(difference.estimate):
-        return f"| {_plain(metric)} | {_plain(arm)} | | {difference.reason} | | {l0} | {difference.seeds} |"
+        return f"| {_plain(metric)} | {_plain(arm)} | | {difference.reason} | | {l0} | {repeated} |"
     shown = show_difference(difference)
     unmasked = f"{difference.unmasked:.3f}"
-    return f"| {_plain(metric)} | {_plain(arm)} | {unmasked} | {shown} | {p} | {l0} | {difference.seeds} |"
+    return f"| {_plain(metric)} | {_plain(arm)} | {unmasked} | {shown} | {p} | {l0} | {repeated} |"
+
+
+def _count(paired: Repetitions) -> str:
+    """The column is of seeds: their number alone, unless they share text orders."""
+    return str(len(paired.those)) if paired.seeds_alone else show_count(paired)
 
 
 def _plain(label: str) -> str:

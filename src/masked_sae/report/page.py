@@ -19,7 +19,16 @@ from masked_sae.report.catalogue import Metric
 from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
 from masked_sae.report.design import Design, show_setting
 from masked_sae.report.exports import data_dictionary
-from masked_sae.report.findings import Finding, answer, comparisons_made, show_difference, show_p, show_seeds
+from masked_sae.report.findings import (
+    CLUSTERED,
+    Finding,
+    answer,
+    comparisons_made,
+    show_difference,
+    show_p,
+    show_seeds,
+    text_orders_are_shared,
+)
 from masked_sae.report.reproduce import Reproduction
 from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import fronts, references
@@ -56,6 +65,7 @@ def render_page(
         "table_module": b64encode(module).decode(),
         "strata": [_stratum(design, label, findings, charts) for label in design.strata or ("",)],
         "comparisons": comparisons_made(findings),
+        "clustered": CLUSTERED if text_orders_are_shared(findings) else "",
         "not_measured": runs.catalogue.not_measured(runs.measured_metrics),
         "runs": len(runs.own),
         "references": [

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
-from masked_sae.report.findings import Finding, by_seed
+from masked_sae.report.findings import Finding, by_repetition, clustered, repetitions_of
+from masked_sae.report.repetitions import show_count
 from masked_sae.report.runs_table import Runs
+from masked_sae.report.statistics import Interval
 
 Array = NDArray[np.float64]
 
@@ -65,13 +67,14 @@ def dash(place: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Front:
-    """One arm of one stratum: a metric against L0, means over seeds with their range.
+    """One arm of one stratum: a metric against L0, means over text orders with the range of their seeds.
 
     Attributes:
         name: of the arm, and of the stratum where there are several.
-        l0_K, value_K, count_K: means and numbers of seeds, by increasing L0.
+        l0_K, value_K: means, by increasing L0; counts: what each rests on.
+        intervals: of the values.
         l0_range_2K, value_range_2K: smallest and largest of the seeds.
-        runs: the runs themselves: `l0`, `value`, `run_id`, `folder`, `seed`.
+        runs: the runs themselves: `l0`, `value`, `run_id`, `folder`.
     """
 
     name: str
@@ -79,7 +82,8 @@ class Front:
     stratum: int
     l0_K: Array
     value_K: Array
-    count_K: NDArray[np.int64]
+    counts: tuple[str, ...]
+    intervals: tuple[Interval, ...]
     l0_range_2K: Array
     value_range_2K: Array
     runs: pd.DataFrame
@@ -90,30 +94,46 @@ def fronts(runs: Runs, design: Design, metric: Metric) -> list[Front]:
     table = runs.measured
     found: list[Front] = []
     for stratum in range(len(design.strata)):
-        rows = by_seed(table, design, metric, stratum)
+        rows = by_repetition(table, design, metric, stratum)
         for arm in range(len(design.arms)):
-            of_sparsity = rows[rows["arm"] == arm].groupby("sparsity")
-            l0 = of_sparsity["l0"].agg(["mean", "min", "max", "count"]).sort_values("mean")
-            if l0.empty:
+            alike = [group for _, group in rows[rows["arm"] == arm].groupby("sparsity")]
+            if not alike:
                 continue
-            value = of_sparsity["value"].agg(["mean", "min", "max"]).loc[l0.index]
+            alike.sort(key=lambda group: clustered(group, "l0").mean)
+            intervals = tuple(clustered(group, "value") for group in alike)
             here = design.places[(design.places["arm"] == arm) & (design.places["stratum"] == stratum)]
             own = table.loc[here.index, [metric.l0, metric.key, "run_id", "folder"]].dropna()
-            own = own.set_axis(["l0", "value", "run_id", "folder"], axis=1).assign(seed=here["seed"])
             found.append(
                 Front(
                     ", ".join(part for part in (design.arms[arm].label, design.strata[stratum]) if part),
                     arm,
                     stratum,
-                    l0["mean"].to_numpy(),
-                    value["mean"].to_numpy(),
-                    l0["count"].to_numpy(),
-                    l0[["min", "max"]].to_numpy().T,
-                    value[["min", "max"]].to_numpy().T,
-                    own,
+                    np.array([clustered(group, "l0").mean for group in alike]),
+                    np.array([interval.mean for interval in intervals]),
+                    tuple(show_count(repetitions_of(group)) for group in alike),
+                    intervals,
+                    _range(alike, "l0"),
+                    _range(alike, "value"),
+                    own.set_axis(["l0", "value", "run_id", "folder"], axis=1),
                 )
             )
     return found
+
+
+def _range(alike: Sequence[pd.DataFrame], column: str) -> Array:
+    """Smallest and largest of the repetitions: (2, K)."""
+    return np.array([[group[column].min() for group in alike], [group[column].max() for group in alike]])
+
+
+def are_dots(drawn: Sequence[Front]) -> bool:
+    """Whether no arm has a second sparsity: there is no front then, and each arm is a row of its own, with its runs and
+    its interval."""
+    return bool(drawn) and all(len(front.l0_K) == 1 for front in drawn)
+
+
+def row_name(name: str, l0: float) -> str:
+    """Of an arm or a reference where `are_dots`: matched or not, L0 must be seen."""
+    return f"{name}, L0 {l0:.3g}"
 
 
 @dataclass(frozen=True)
@@ -166,13 +186,13 @@ def tick_texts(ticks: Array) -> list[str]:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a response to masking, with 95 % intervals over seeds.
+    """One line of a response to masking, with 95 % intervals.
 
     Attributes:
         place, count: which of how many lines it is; some may have nothing to show.
         x_K: where its points lie, a little beside those of the other lines.
         arms: of its points, as places in the design.
-        l0_K, seeds_K: mean L0, number of seeds.
+        l0_K, counts: mean L0, and what each point rests on.
     """
 
     name: str
@@ -184,7 +204,7 @@ class Series:
     low_K: Array
     high_K: Array
     l0_K: Array
-    seeds_K: tuple[int, ...]
+    counts: tuple[str, ...]
 
 
 def levels(design: Design, finding: Finding) -> list[Series]:
@@ -199,7 +219,8 @@ def levels(design: Design, finding: Finding) -> list[Series]:
             for arm, item in zip(arms, intervals, strict=True)
         ]
         name = design.sparsities[sparsity] or "all runs"
-        found.append(_series(design, name, (place, len(sparsities)), arms, points, [item.count for item in intervals]))
+        counts = [show_count(finding.repeated[arm, sparsity]) for arm in arms]
+        found.append(_series(design, name, (place, len(sparsities)), arms, points, counts))
     return found
 
 
@@ -211,8 +232,8 @@ def differences(design: Design, finding: Finding) -> list[Series]:
         items = [(arm, item) for arm, item in items if np.isfinite(item.estimate)]
         if items:
             points = [(item.estimate, item.low, item.high, l0) for _, item in items]
-            arms, seeds = [arm for arm, _ in items], [item.seeds for _, item in items]
-            found.append(_series(design, f"L0 {l0:.3g}", (place, len(finding.l0_G)), arms, points, seeds))
+            arms, counts = [arm for arm, _ in items], [show_count(item.paired) for _, item in items]
+            found.append(_series(design, f"L0 {l0:.3g}", (place, len(finding.l0_G)), arms, points, counts))
     return found
 
 
@@ -222,11 +243,11 @@ def _series(
     place: tuple[int, int],
     arms: Sequence[int],
     points: Sequence[tuple[float, float, float, float]],
-    seeds: Sequence[int],
+    counts: Sequence[str],
 ) -> Series:
     mean_K, low_K, high_K, l0_K = np.array(points, dtype=np.float64).T
     x_K = spread(design, arms, *place)
-    return Series(name, *place, x_K, tuple(arms), mean_K, low_K, high_K, l0_K, tuple(seeds))
+    return Series(name, *place, x_K, tuple(arms), mean_K, low_K, high_K, l0_K, tuple(counts))
 
 
 def series_limits(shown: Sequence[Series], *values: float) -> tuple[float, float] | None:

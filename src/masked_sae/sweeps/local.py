@@ -6,7 +6,6 @@ A member that fails is named and does not stop the others.
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,12 +13,12 @@ from tqdm import tqdm
 from masked_sae.command_line import FAILED, INTERRUPTED
 from masked_sae.config import RunConfig, all_settings
 from masked_sae.errors import DamagedFileError, InputError, notice
-from masked_sae.masks.run_masks import PAPER_RATE
 from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import HeldError
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.sweep_record import read_members, record_members
 from masked_sae.settings import dotted, without_neutral
+from masked_sae.sweeps.claims import what_a_claim_lacks
 from masked_sae.sweeps.packs import fits_here, label_of, make_packs, train_members
 from masked_sae.sweeps.summary import find_state, print_members, status_of
 from masked_sae.training.assemble import find_device
@@ -109,27 +108,6 @@ def begin_sweep(runs: Sequence[Run], command: Sequence[str]) -> None:
         if lacking:
             notice(f"this sweep can show no effect of masking: {'; '.join(lacking)}")
     record_sweeps(runs, command)
-
-
-def what_a_claim_lacks(configs: Sequence[RunConfig]) -> list[str]:
-    """What the report needs to say whether masking made a difference, and these runs do not have."""
-    plain = [config for config in configs if all(mask.is_off for mask in config.mask.values())]
-    masked = [config for config in configs if config not in plain]
-    lacking: list[str] = []
-    if not plain:
-        lacking.append(f"no unmasked run to compare with (add {PAPER_RATE}=0)")
-    if not masked:
-        lacking.append(f"no masked run (add {PAPER_RATE}=0,0.1)")
-    seeds = [{config.seed for config in some} for some in (plain, masked) if some]
-    if len(set[int].intersection(*seeds)) < 2:
-        lacking.append("one seed, so nothing tells an effect from chance (add seed=0,1,2,3,4)")
-    sae = configs[0].sae
-    if all(config.sae.target_l0 is None or config.sae.calibrate == "none" for config in configs):
-        keys = [one.name for one in fields(sae) if one.metadata.get("sparsity")]
-        if len({tuple(getattr(config.sae, key, None) for key in keys) for config in configs}) < 2:
-            which = f" (sweep sae.{keys[0]})" if keys else ""
-            lacking.append(f"one sparsity, and masking shifts L0, so runs may not compare at matched L0{which}")
-    return lacking
 
 
 def record_sweeps(runs: Sequence[Run], command: Sequence[str]) -> None:
