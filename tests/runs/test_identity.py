@@ -128,7 +128,11 @@ def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Pat
         trainer=replace(config.trainer, threads=2, log_every_steps=9),
         logger=replace(config.logger, wandb=replace(config.logger.wandb, mode="offline")),
         lm=replace(config.lm, name=str(copytree(config.lm.name, tmp_path / "lm copy"))),
-        data=replace(config.data, path=[str(copytree(config.data.path[0], tmp_path / "text copy"))], store_dir="x"),
+        data=replace(
+            config.data,
+            path=[str(copytree(config.data.path[0], tmp_path / "text copy"))],
+            store_dir=str(tmp_path / "x"),
+        ),
     )
     assert name(same) == name(config)
 

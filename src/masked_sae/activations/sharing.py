@@ -19,10 +19,12 @@ class Sharing:
     """Attributes:
     forwards: runs with the same are trained from the same forwards of the LM, at one hook point or several.
     batches: runs with the same have the same batches: the same hook point, too.
+    lm_output: runs with the same have the same windows of what the LM gave, before scaling.
     """
 
     forwards: str
     batches: str
+    lm_output: str
 
 
 def sharing(
@@ -51,11 +53,10 @@ def sharing(
         "masks": {name: without_neutral(mask) for name, mask in text_masks.items()},
         "batches": [data.batch_size, window],
         "windows": math.ceil(steps / window) if text_masks else None,
-        "scaling": data.scale_tokens,
         "dtype": data.cache_dtype,
     }
-    forwards = _digest(parts)
-    return Sharing(forwards, _digest([forwards, lm.hook_name]))
+    forwards = _digest([parts, data.scale_tokens])
+    return Sharing(forwards, _digest([forwards, lm.hook_name]), _digest([parts, lm.hook_name]))
 
 
 def _digest(parts: Any) -> str:

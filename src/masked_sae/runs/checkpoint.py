@@ -1,23 +1,19 @@
 """Checkpoints: `last.safetensors` and the one before it, each complete or absent.
 
-A checkpoint is one safetensors file: tensors under their names, and in its header a JSON object with the step and a
-digest of both, so that a damaged file is told from a whole one. Nothing is ever unpickled.
+A checkpoint is one safetensors file (see `tensor_files`): tensors under their names, and in its header the step.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from masked_sae.errors import first_line, notice
-from masked_sae.files import remove_leftovers, sync, write_aside
+from masked_sae.errors import DamagedFileError, notice, one_line
+from masked_sae.files import remove_leftovers, sync
+from masked_sae.tensor_files import bytes_of, load_tensors, save_tensors
 
 LAST, PREVIOUS, _NEXT = "last.safetensors", "previous.safetensors", ".next.safetensors"
 
@@ -30,12 +26,9 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Writes `last`; what was `last` becomes `previous`. At every moment one of the two is complete."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    meta = json.dumps(checkpoint.meta)
-    header = {"meta": meta, "digest": _digest(tensors, meta)}
     aside = folder / _NEXT
     remove_leftovers(aside)
-    write_aside(aside, lambda path: save_file(tensors, path, metadata=header))
+    save_tensors(aside, checkpoint.tensors, checkpoint.meta)
     _put_in_place(folder)
 
 
@@ -60,31 +53,30 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
                 if name == _NEXT:
                     _put_in_place(folder)
                 return found
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-                notice(f"{path} is damaged ({first_line(error)}): going on from the one before it, if there is one")
+            except (DamagedFileError, OSError) as error:
+                why = error.why if isinstance(error, DamagedFileError) else one_line(error)
+                notice(f"{path} is damaged ({why}): going on from the one before it, if there is one")
     return None
 
 
 def _read(path: Path) -> Checkpoint:
-    with safe_open(path, framework="pt") as file:
-        header: Mapping[str, str] = file.metadata() or {}
-        # Copies: a tensor as it comes is a map of the file, and changes and dies with it.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    meta = header["meta"]
-    if header["digest"] != _digest(tensors, meta):
-        if header["digest"] != _digest(tensors):
-            raise ValueError("its content does not match its digest")
-        notice(f"{path} is from before the step was in its digest; its form is right, and the next one has it")
-    return Checkpoint(tensors, _checked(json.loads(meta)))
+    tensors, meta = load_tensors(path, former=lambda header, tensors: _has_former_digest(path, header, tensors))
+    if not isinstance(meta.get("step"), int):
+        raise DamagedFileError(path, "no step in its header")
+    return Checkpoint(tensors, meta)
 
 
-def _checked(meta: Any) -> dict[str, Any]:
-    if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
-        raise ValueError("no step in its header")
-    return meta
+def _has_former_digest(path: Path, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether it has the digest that checkpoints had before they were digested in pieces."""
+    if header["digest"] == _former_digest(tensors, header["meta"]):
+        return True
+    if header["digest"] != _former_digest(tensors):
+        return False
+    notice(f"{path} is from before the step was in its digest; its form is right, and the next one has it")
+    return True
 
 
-def _digest(tensors: Mapping[str, Tensor], meta: str | None = None) -> str:
+def _former_digest(tensors: Mapping[str, Tensor], meta: str | None = None) -> str:
     """Of the tensors, their dtypes and shapes, and of what the header says; None: of the tensors' bytes alone, as it
     once was.
     """
@@ -96,5 +88,5 @@ def _digest(tensors: Mapping[str, Tensor], meta: str | None = None) -> str:
         digest.update(name.encode())
         if meta is not None:
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
