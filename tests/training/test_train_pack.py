@@ -237,3 +237,47 @@ def test_packs_killed_at_random_and_regrouped_come_to_the_same_bits(make: Make, 
     assert [outcome.error for outcome in train_pack(runs)] == [None] * len(runs)
     for run in runs:
         assert_same_run(run.folder, alone(run, tmp_path / "alone").folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [[], ["lm.dtype=bfloat16", "mask.token.target=clean"]], ids=str)
+def test_a_cache_changes_no_bit_and_spares_the_forwards(make: Make, tmp_path: Path, overrides: list[str]) -> None:
+    quiet = [*overrides, "eval.families=[]", "sae.calibrate=none", "trainer.validate_every_steps=null"]
+    without = make(*quiet, out="without")
+    writing, reading, other = (make(*quiet, *more) for more in (["data.cache=true"], ["seed=1"], ["sae.k=8"]))
+    reading, other = (with_cache(run, "true") for run in (reading, other))
+    with counted() as of_first:
+        train_pack([without])
+        train_pack([writing])
+    with counted() as of_readers:
+        train_pack([reading])
+        train_pack([with_cache(other, "auto")])
+    assert len(of_readers) < len(of_first) / 2  # scale, and what is looked at as an LM is loaded
+    assert_same_run_of_training(writing, without)
+    for run in (reading, other):
+        assert_same_run_of_training(run, alone(with_cache(run, "false"), tmp_path / "alone"))
+
+
+def with_cache(run: Run, cache: str) -> Run:
+    config = replace(run.config, data=replace(run.config.data, cache=cache))
+    return make_run(config, {})
+
+
+@pytest.mark.slow
+def test_a_coarser_dtype_of_the_cache_rounds_uncached_training_too(make: Make) -> None:
+    quiet = ["eval.families=[]", "sae.calibrate=none", "trainer.validate_every_steps=null"]
+    plain, rounded, cached = (
+        make(*quiet, *more, out=f"case{number}")
+        for number, more in enumerate(
+            ([], ["data.cache_dtype=bfloat16"], ["data.cache_dtype=bfloat16", "data.cache=true"])
+        )
+    )
+    train_pack([plain])
+    train_pack([rounded])
+    train_pack([cached])
+    train_pack([again := make_run(replace(cached.config, output_dir=cached.config.output_dir + "2"), {})])
+    assert plain.folder.run_id != rounded.folder.run_id == cached.folder.run_id
+    for run in (cached, again):
+        assert_same_run_of_training(run, rounded)
+    weights = [(run.sae / "sae_weights.safetensors").read_bytes() for run in (plain, rounded)]
+    assert weights[0] != weights[1]

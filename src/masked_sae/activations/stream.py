@@ -11,6 +11,7 @@ from one forward.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from masked_sae.activations.lm import LM
 from masked_sae.activations.plan import Plan
 from masked_sae.activations.sequences import ShuffledSequences
 from masked_sae.activations.stopwatch import Stopwatch
+from masked_sae.activations.window_cache import StoredWindow, WindowCache
 from masked_sae.errors import InputError, NonFiniteError
 from masked_sae.masks.run_masks import Masks
 from masked_sae.randomness import torch_generator
@@ -57,6 +59,7 @@ class ActivationStream:
         lm_batch_size: sequences per forward.
         seed: of the shuffle.
         dtype: that activations are rounded to; None: none coarser than the LM's.
+        caches: of windows on disk, by hook point; those without one are computed.
 
     Attributes:
         watch: the time that windows take.
@@ -73,11 +76,13 @@ class ActivationStream:
         lm_batch_size: int,
         seed: int,
         dtype: torch.dtype | None = None,
+        caches: Mapping[str, WindowCache] | None = None,
     ) -> None:
         self._lm, self._sequences, self.plan, self._masks = lm, sequences, plan, masks
         self._lm_batch_size, self._seed, self._dtype = lm_batch_size, seed, dtype
         self._at = {hook_name: lm.at(hook_name) for hook_name in dict.fromkeys(point.hook_name for point in points)}
         self.points = tuple(points)
+        self._caches = sorted((caches or {}).items(), key=lambda item: item[1].folder)  # in which jobs take turns
         self.watch = Stopwatch(lm.device)
         self._windows: dict[Point, _Window] = {}
         self._window_index = -1
@@ -116,13 +121,31 @@ class ActivationStream:
         return Batch(x_BD, target_BD, self._masked_share)
 
     def _compute(self, index: int) -> None:
-        plan = self.plan
         for point in self.points:
             if point not in self._windows:
                 with_target = self._masks.wants_clean_target
                 d_in = self._at[point.hook_name].d_in
-                self._windows[point] = _Window.empty(plan.window_tokens, d_in, self._lm.device, with_target)
+                self._windows[point] = _Window.empty(self.plan.window_tokens, d_in, self._lm.device, with_target)
             self._windows[point].error = None
+        with ExitStack() as turns:
+            found = {name: turns.enter_context(cache.turn(index)) for name, cache in self._caches}
+            stored = {name: window for name, window in found.items() if window is not None}
+            lacking = [name for name in self._at if name not in stored]
+            read = self._forward(index, lacking) if lacking else None
+            if read is not None:
+                self._store(index, lacking, read)
+        for name, window in stored.items():
+            read = self._take(name, window)
+        assert read is not None
+        for point, window in self._windows.items():
+            for activations_WD in window.tensors():
+                activations_WD[: read.filled].mul_(point.scale)
+        self._order_W = self._shuffled(index, read.filled)
+        self._masked_share = read.masked / max(1, read.maskable)
+
+    def _forward(self, index: int, hook_names: Sequence[str]) -> "_Counts":
+        """Writes what the LM gives into the windows of these hook points."""
+        plan = self.plan
         filled = maskable = masked = 0
         first = index * plan.sequences_per_window
         for offset in range(0, plan.sequences_per_window, self._lm_batch_size):
@@ -135,34 +158,52 @@ class ActivationStream:
             text = self._masks.mask_tokens(tokens_NT, content_NT, ordinals.tolist(), progress)
             kept_NT = content_NT & text.counted_NT
             rows = slice(filled, min(filled + int(kept_NT.sum()), plan.window_tokens))
-            self._fill(rows, text.tokens_NT, kept_NT)
+            self._fill(hook_names, rows, text.tokens_NT, kept_NT)
             if self._masks.wants_clean_target:
-                self._fill(rows, tokens_NT, kept_NT, targets=True)
+                self._fill(hook_names, rows, tokens_NT, kept_NT, targets=True)
             filled = rows.stop
             maskable += int(content_NT.sum())
             masked += int(text.masked_NT.sum())
         if filled == 0:
             valid = f"masks that leave positions to train on; window {index} has none"
             raise InputError("mask", ", ".join(self._masks.named), valid)
-        self._order_W = self._shuffled(index, filled)
-        self._masked_share = masked / max(1, maskable)
+        return _Counts(filled, maskable, masked)
 
-    def _fill(self, rows: slice, tokens_NT: Tensor, kept_NT: Tensor, *, targets: bool = False) -> None:
-        """Writes the scaled activations at the kept positions, as many as the rows are, from one forward."""
-        found = self._lm.activations_at(list(self._at), tokens_NT)
-        kept_NT = kept_NT.to(self._lm.device)
-        x_WD_at = {name: x_NTD[kept_NT][: rows.stop - rows.start] for name, x_NTD in zip(self._at, found, strict=True)}
-        for point, window in self._windows.items():
-            into_WD = window.target_WD if targets else window.x_WD
-            assert into_WD is not None
-            kept_WD = x_WD_at[point.hook_name]
+    def _fill(
+        self, hook_names: Sequence[str], rows: slice, tokens_NT: Tensor, kept_NT: Tensor, *, targets: bool = False
+    ) -> None:
+        """Writes the activations at the kept positions, as many as the rows are, from one forward."""
+        found = self._lm.activations_at(hook_names, tokens_NT)
+        for name, x_NTD in zip(hook_names, found, strict=True):
+            kept_WD = x_NTD[kept_NT.to(x_NTD.device)][: rows.stop - rows.start]
             if self._dtype is not None:
                 kept_WD = kept_WD.to(self._dtype).float()
-            torch.mul(kept_WD, point.scale, out=into_WD[rows])
             try:
-                self._at[point.hook_name].refuse_non_finite(into_WD[rows], tokens_NT, kept_NT)
+                self._at[name].refuse_non_finite(kept_WD, tokens_NT, kept_NT)
             except NonFiniteError as error:
-                window.error = window.error or error  # those who read at other points go on
+                for window in self._at_hook_point(name):
+                    window.error = window.error or error  # those who read at other points go on
+            for window in self._at_hook_point(name):
+                window.tensors()[-1 if targets else 0][rows] = kept_WD
+
+    def _at_hook_point(self, name: str) -> "list[_Window]":
+        return [window for point, window in self._windows.items() if point.hook_name == name]
+
+    def _store(self, index: int, hook_names: Sequence[str], read: "_Counts") -> None:
+        for name, cache in self._caches:
+            window = self._at_hook_point(name)[0]
+            if name in hook_names and window.error is None:
+                x_WD, *targets = (activations_WD[: read.filled].cpu() for activations_WD in window.tensors())
+                cache.write(index, StoredWindow(x_WD, targets[0] if targets else None, read.maskable, read.masked))
+
+    def _take(self, name: str, stored: StoredWindow) -> "_Counts":
+        filled = len(stored.x_WD)
+        for window in self._at_hook_point(name):
+            window.x_WD[:filled] = stored.x_WD  # in float32 again
+            if window.target_WD is not None:
+                assert stored.target_WD is not None
+                window.target_WD[:filled] = stored.target_WD
+        return _Counts(filled, stored.maskable, stored.masked)
 
     def _shuffled(self, index: int, filled: int) -> Tensor:
         """Rows of the window in batch order. Chance may leave a little fewer than planned: then it begins anew."""
@@ -170,6 +211,14 @@ class ActivationStream:
         return order_W.repeat(math.ceil(self.plan.window_tokens / filled))[: self.plan.window_tokens].to(
             self._lm.device
         )
+
+
+class _Counts(NamedTuple):
+    """Of a window: activations, and tokens that could be masked, and were."""
+
+    filled: int
+    maskable: int
+    masked: int
 
 
 @dataclass
@@ -184,3 +233,7 @@ class _Window:
     def empty(cls, size: int, d_in: int, device: torch.device, with_target: bool) -> "_Window":
         target_WD = torch.empty(size, d_in, device=device) if with_target else None
         return cls(torch.empty(size, d_in, device=device), target_WD)
+
+    def tensors(self) -> list[Tensor]:
+        """Activations, and clean targets where there are."""
+        return [self.x_WD] if self.target_WD is None else [self.x_WD, self.target_WD]

@@ -1,6 +1,6 @@
 """From a run to what it is made of: everything that can be refused is refused here, before any file of the run's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from masked_sae.activations.plan import Plan
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.sequences import Sequences, ShuffledSequences, make_sequences
 from masked_sae.activations.stream import ActivationStream, Point
+from masked_sae.activations.window_cache import WindowCache, stream_cache
 from masked_sae.config import MeasuringConfig
 from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import Masks, kept_share, make_masks
@@ -108,7 +109,20 @@ def make_parts(run: Run, found: LMAndText, inputs: Inputs) -> TrainingParts:
     return TrainingParts(lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
 
 
-def make_stream(run: Run, parts: TrainingParts, points: Sequence[Point]) -> ActivationStream:
+def find_caches(runs: Sequence[Run], parts: TrainingParts) -> dict[str, WindowCache]:
+    """Windows on disk, by the hook points of these runs; none where they are to do without."""
+    found: dict[str, WindowCache] = {}
+    for run in runs:
+        if run.shares is not None and run.config.lm.hook_name not in found:
+            lm, data = run.config.lm, run.config.data
+            cache = stream_cache(data, lm.dtype, run.shares.lm_output, parts.lm.device, windows=parts.plan.windows)
+            found |= {} if cache is None else {lm.hook_name: cache}
+    return found
+
+
+def make_stream(
+    run: Run, parts: TrainingParts, points: Sequence[Point], caches: Mapping[str, WindowCache] | None = None
+) -> ActivationStream:
     """Of a run, or of a pack by its longest run.
 
     Args:
@@ -125,6 +139,7 @@ def make_stream(run: Run, parts: TrainingParts, points: Sequence[Point]) -> Acti
         lm_batch_size=config.lm.batch_size,
         seed=config.data_seed,
         dtype=dtype,
+        caches=caches,
     )
 
 

@@ -28,6 +28,7 @@ from masked_sae.runs.state import RunState, write_state
 from masked_sae.training.assemble import (
     LMAndText,
     TrainingParts,
+    find_caches,
     find_device,
     load_lm_and_text,
     make_parts,
@@ -250,7 +251,8 @@ def _train(members: Sequence[RunInTraining]) -> None:
     """Every member ends: done, failed, or preempted where a stop was asked for."""
     longest = max(members, key=lambda member: member.steps)
     points = list(dict.fromkeys(member.point for member in members))
-    stream = make_stream(longest.run, longest.parts, points)
+    caches = find_caches([member.run for member in members], longest.parts)
+    stream = make_stream(longest.run, longest.parts, points, caches)
     stop, trainer = StopRequest(), longest.run.config.trainer
     callbacks = [
         MetricsCallback(_validations(members)),
