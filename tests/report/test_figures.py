@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from masked_sae.report.design import read_design
-from masked_sae.report.figures import write_figures
+from masked_sae.report.figures import front_figure, write_figures
 from masked_sae.report.findings import find
 from masked_sae.report.runs_table import read_runs
 from masked_sae.report.series import axis_limits, look
@@ -43,6 +43,25 @@ def test_arms_differ_in_lightness_and_in_marker() -> None:
         lightness = [float(np.dot(to_rgb(style.colour), [0.2126, 0.7152, 0.0722])) for style in looks]
         assert (np.diff(lightness) > 0.05).all() and max(lightness) < 0.75  # and not too light on white
         assert len({style.marker for style in looks}) == count
+
+
+def test_where_each_arm_has_one_sparsity_rows_with_intervals_stand_in_the_fronts_place(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ks=(16,), data_seeds=(0, 1, 2), seeds=(0, 1), only=("core/explained_variance",))
+    runs = read_runs([tmp_path])
+    design = read_design(runs)
+    (finding,) = find(runs, design)
+    (axes,) = front_figure(runs, design, finding.metric).axes
+    names = ["unmasked", "mask rate 0.1", "mask rate 0.2"]
+    labels = [f"{name}\nL0 {finding.l0_level[arm, 0].mean:.3g}" for arm, name in enumerate(names)]
+    assert [text.get_text() for text in axes.get_yticklabels()] == labels
+    low, high = axes.get_xlim()
+    assert sum(low < tick < high for tick in axes.get_xticks()) >= 3
+    for arm, bars in enumerate(axes.containers):
+        level = finding.level[arm, 0]
+        ((start, _), (end, _)) = bars.lines[2][0].get_segments()[0]
+        assert (start, end) == pytest.approx((level.low, level.high))
+    points = [line for line in axes.lines if len(line.get_xdata()) == 6]
+    assert len(points) == 3 and {line.get_marker() for line in points} == {look(arm, 3).marker for arm in range(3)}
 
 
 def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:

@@ -86,6 +86,35 @@ def test_every_chart_on_the_page_has_its_data(tmp_path: Path) -> None:
         assert set(json.loads(page.scripts[chart])) == {"data", "layout"}
 
 
+def test_the_first_line_is_a_finding_with_its_interval(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "mask_rate", effect={"core/explained_variance": -0.5}, **SMALL)
+    line = first_line(report(tmp_path / "mask_rate"))
+    assert line.startswith("Explained variance: lower, which is worse, at mask rate 0.1 (")
+    assert re.search(r"\(\N{MINUS SIGN}[\d.]+ \[.*, .*\]\) and 0\.2 \(.*; 3 seeds\.$", line)
+
+
+def test_a_sweep_called_demo_calls_its_first_line_a_demonstration(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "demo", data_seeds=(0, 1), **SMALL)
+    line = first_line(report(tmp_path / "demo"))
+    said = "A demonstration on the embedded LM, short training; what longer training showed is in docs/results.md. "
+    assert line.startswith(f"{said}Explained variance: ")
+    assert re.search(r"\[.*\].*2 text orders x 3 seeds\.$", line)
+    assert (ROOT / "docs" / "results.md").exists()
+
+
+def test_without_any_interval_the_first_line_says_why(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "one", **{**SMALL, "seeds": (0,)})
+    page = report(tmp_path / "one")
+    assert first_line(page).startswith("Nothing can be said about masking: one seed")
+    assert page.shown.count("Nothing can be said about masking") == 1
+
+
+def first_line(page: Page) -> str:
+    """What the page says first, below its title and what it is of."""
+    below = page.shown.split("LM assets/tiny_lm", 1)[1]
+    return below.strip().splitlines()[0].strip()
+
+
 def curves(page: Page) -> dict[str, list[dict[str, Any]]]:
     """The traces of each chart of training curves, by its title."""
     drawn = [json.loads(page.scripts[chart]) for chart in page.all("div", "data-chart")]

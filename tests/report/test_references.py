@@ -84,6 +84,23 @@ def test_it_is_a_point_of_its_own_a_row_of_the_table_and_told_in_the_text(tmp_pa
     assert ",reference," in (tmp_path / "results.csv").read_text()
 
 
+@pytest.mark.slow
+def test_beside_arms_of_one_sparsity_it_is_a_row_of_its_own(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ks=(16,), only=("core/explained_variance",))
+    write_reference(RunFolder(tmp_path / "somebody"), of_now())
+    runs = read_runs([tmp_path])
+    metric = runs.catalogue.describe("core/explained_variance")
+    chart = front_chart(runs, read_design(runs), metric, dict.fromkeys(runs.table["folder"], "./there/"))
+    assert [text.split("<br>")[0] for text in chart.layout.yaxis.ticktext] == [
+        *("unmasked", "mask rate 0.1", "mask rate 0.2"),
+        "reference: somebody",
+    ]
+    *arms, reference, itself = chart.data
+    assert list(reference.x) == [0.1] and np.isnan(reference.error_x.array).all()
+    assert itself.customdata[0][:2] == ["somebody", "./there/"]
+    assert all(np.isfinite(trace.error_x.array).all() for trace in arms[::2])
+
+
 def test_references_alone_make_a_page_that_says_nothing_of_masking(tmp_path: Path) -> None:
     write_reference(RunFolder(tmp_path / "evaluated" / "somebody"), of_now())
     page = write_report([tmp_path / "evaluated"]).read_text()

@@ -188,6 +188,26 @@ def test_two_sparsities_do_not_carry_a_claim() -> None:
     assert "sparsities" in found.reason and math.isnan(found.p) and found.estimate > 0.05
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_two_near_sparsities_carry_a_claim_where_l0s_nearly_match(shape: str) -> None:
+    """As they do where thresholds are calibrated to L0: the shift makes less of a difference than noise does."""
+    rng = np.random.default_rng(12)
+    ks = np.array([8.0, 16.0])
+    claimed = 0
+    for _ in range(40):
+        unmasked = {one: curve(SHAPES[shape], ks, rng.normal(0, 0.002)) for one in FIVE}
+        shifted = {one: curve(SHAPES[shape], 1.01 * ks, rng.normal(0, 0.002)) for one in FIVE}
+        found = averaged_difference(unmasked, shifted)
+        assert math.isfinite(found.p) and not found.reason
+        claimed += found.p < 0.05
+    assert claimed / 40 <= 0.05 + 2.5 * math.sqrt(0.05 * 0.95 / 40)
+    further = {one: curve(SHAPES[shape], 1.03 * ks) for one in FIVE}
+    assert "sparsities" in averaged_difference(unmasked, further).reason
+    apart = np.array([8.0, 32.0])
+    sides = [{one: curve(SHAPES[shape], shift * apart, rng.normal()) for one in FIVE} for shift in (1.0, 1.01)]
+    assert "sparsities" in averaged_difference(*sides).reason
+
+
 def test_one_sparsity_is_compared_where_l0_is_the_same_and_only_there() -> None:
     rng = np.random.default_rng(8)
     k = np.array([16.0])

@@ -1,5 +1,6 @@
 """What a sweep cannot show is said before it trains."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_one_text_order_is_said_however_many_seeds_it_has(config: RunConfig) -> 
             for seed, data_seed in repetitions
         ]
 
-    def lacking(plain: list[tuple[int, int | None]], masked: list[tuple[int, int | None]]) -> list[str]:
+    def lacking(plain: Sequence[tuple[int, int | None]], masked: Sequence[tuple[int, int | None]]) -> list[str]:
         return what_a_claim_lacks([*members(*plain, rate=0.0), *members(*masked, rate=0.1)])
 
     one_order = [(seed, 7) for seed in range(3)]

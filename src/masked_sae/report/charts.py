@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
+from masked_sae.report.dots import APART, Row, dot_rows
 from masked_sae.report.findings import Finding
 from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import (
@@ -44,9 +45,13 @@ _GREY = "#e4e4e4"
 
 
 def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str, str]) -> go.Figure:
-    """A metric against L0: runs as small points that carry a link, seed means as lines with the seeds' range."""
-    figure = _figure(metric.l0_axis_label, _text(metric.axis_label))
+    """A metric against L0: runs as small points that carry a link, means as lines with the seeds' range. Where no arm
+    has a second sparsity, each is a row with its L0, and bars are 95 % intervals."""
+    rows = dot_rows(runs, design, metric)
+    if rows:
+        return _dot_chart(rows, metric, link_of)
     all_fronts = fronts(runs, design, metric)
+    figure = _figure(metric.l0_axis_label, _text(metric.axis_label))
     for front in all_fronts:
         style = look(front.arm, len(design.arms))
         group = f"{front.stratum}/{front.arm}"
@@ -96,6 +101,45 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
         )
     l0s = [front.runs["l0"].to_numpy() for front in all_fronts]
     figure.update_xaxes(type="log", **_log_ticks(np.concatenate([*l0s, np.array([one.l0 for one in beside])]), 2.0))
+    return figure
+
+
+def _dot_chart(rows: Sequence[Row], metric: Metric, link_of: Mapping[str, str]) -> go.Figure:
+    figure = _figure(_text(metric.axis_label), "")
+    for place, row in enumerate(rows):
+        mean, group = row.interval.mean, f"row {place}"
+        below_K = np.full(len(row.runs), place + APART)
+        figure.add_trace(
+            go.Scatter(
+                x=[mean],
+                y=[place],
+                error_x=_bars(np.array([mean]), *(np.array([end]) for end in (row.interval.low, row.interval.high))),
+                mode="markers",
+                name=_text(row.name),
+                legendgroup=group,
+                marker={"symbol": row.look.symbol, "size": 10, "color": row.look.colour},
+                hovertemplate=f"L0 {row.l0:.3g}<br>%{{x:.4g}}<br>{_text(row.count)}",
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=row.runs["value"],
+                y=below_K,
+                customdata=[
+                    [_text(run), link_of[folder], float(f"{l0:.3g}")]
+                    for run, folder, l0 in zip(row.runs["run_id"], row.runs["folder"], row.runs["l0"], strict=True)
+                ],
+                mode="markers",
+                name=_text(row.name),
+                legendgroup=group,
+                showlegend=False,
+                marker={"symbol": f"{row.look.symbol}-open", "size": 7, "color": row.look.colour, "opacity": 0.7},
+                hovertemplate="%{customdata[0]}<br>L0 %{customdata[2]}<br>%{x:.4g}<extra></extra>",
+            )
+        )
+    names = [f"{_text(row.name)}<br>L0 {row.l0:.3g}" for row in rows]
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, range=[len(rows) - 0.4, -0.6], automargin=True)
+    figure.update_layout(showlegend=False)
     return figure
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from masked_sae.files import write_aside
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Design
+from masked_sae.report.dots import APART, Row, dot_rows, ends
 from masked_sae.report.findings import Finding
 from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import (
@@ -65,7 +66,11 @@ def write_figures(folder: Path, runs: Runs, design: Design, findings: Sequence[F
 
 
 def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
-    """A metric against L0: one line for each way of masking, bars from the lowest to the highest seed."""
+    """A metric against L0: one line for each way of masking, bars from the lowest to the highest seed. Where no arm has
+    a second sparsity, each is a row with its L0, and bars are 95 % intervals."""
+    rows = dot_rows(runs, design, metric)
+    if rows:
+        return _dot_figure(rows, metric)
     figure = Figure(figsize=(4.2, 3.1), layout="constrained")
     axes = figure.add_subplot()
     all_fronts, beside = fronts(runs, design, metric), references(runs, metric)
@@ -88,6 +93,21 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
     _log_l0(axes, np.concatenate([*(front.runs["l0"] for front in all_fronts), [one.l0 for one in beside]]))
     axes.set(xlabel=metric.l0_axis_label, ylabel=metric.axis_label)
     axes.legend()
+    return figure
+
+
+def _dot_figure(rows: Sequence[Row], metric: Metric) -> Figure:
+    width = 3.4 + 0.06 * max(len(_brief(row.name)) for row in rows)
+    figure = Figure(figsize=(width, 0.9 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        style: Any = {"color": row.look.colour, "marker": row.look.marker, "linestyle": "none"}
+        axes.errorbar([row.interval.mean], [place], xerr=ends(row.interval), elinewidth=0.8, capsize=2, **style)
+        below_K = np.full(len(row.runs), place + APART)
+        axes.plot(row.runs["value"], below_K, markerfacecolor="none", markersize=3, alpha=0.7, **style)
+    axes.set_yticks(range(len(rows)), [f"{_brief(row.name)}\nL0 {row.l0:.3g}" for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set(xlabel=metric.axis_label)
     return figure
 
 

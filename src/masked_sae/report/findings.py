@@ -224,7 +224,7 @@ def _sentence(finding: Finding) -> str:
     for item in finding.comparisons:
         said.setdefault(_said(finding.metric, item), []).append(item)
     ordered = sorted(said.items(), key=lambda pair: not pair[1][0].average.detected)
-    seeds = {show_seeds(item.average) for item in finding.comparisons if not math.isnan(item.average.p)}
+    seeds = {show_seeds(item.average) for item in finding.comparisons if not math.isnan(item.average.estimate)}
     parts = [f"{what} at {_together(_shown(items, tell_seeds=len(seeds) > 1))}" for what, items in ordered]
     return f"{name}: {'; '.join([*parts, *(seeds if len(seeds) == 1 else ())])}."
 
@@ -245,13 +245,13 @@ def _shown(items: Sequence[Comparison], tell_seeds: bool) -> list[str]:
     for item in items:
         average = item.average
         label = item.arm.label.removeprefix("mask rate ") if shown else item.arm.label
-        if math.isnan(average.p):
+        if math.isnan(average.estimate):
             shown.append(label)
             continue
         notes = [show_difference(average)]
         if tell_seeds:
             notes.append(show_seeds(average))
-        if not average.detected and not average.low <= 0 <= average.high:
+        if not math.isnan(average.p) and not average.detected and not average.low <= 0 <= average.high:
             notes.append("not kept when corrected")
         shown.append(f"{label} ({', '.join(notes)})")
     return shown

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
 from masked_sae.report.design import Design, show_setting
+from masked_sae.report.dots import dot_rows
 from masked_sae.report.exports import data_dictionary
 from masked_sae.report.findings import (
     CLUSTERED,
@@ -29,6 +30,7 @@ from masked_sae.report.findings import (
     show_seeds,
     text_orders_are_shared,
 )
+from masked_sae.report.opening import open_page
 from masked_sae.report.reproduce import Reproduction
 from masked_sae.report.runs_table import Runs
 from masked_sae.report.series import fronts, references
@@ -63,6 +65,7 @@ def render_page(
         "plotly": Markup(get_plotlyjs()),
         "script": Markup((here / "page.js").read_text(encoding="utf-8")),
         "table_module": b64encode(module).decode(),
+        "opening": open_page(title, findings),
         "strata": [_stratum(design, label, findings, charts) for label in design.strata or ("",)],
         "comparisons": comparisons_made(findings),
         "clustered": CLUSTERED if text_orders_are_shared(findings) else "",
@@ -78,10 +81,11 @@ def render_page(
         "varied": [(key, _values(values), len(values)) for key, values in design.varied.items()],
         "fixed": [(key, show_setting(value)) for key, value in design.fixed.items()],
         "fronts": [
-            (_named(metric), charts.add(front_chart(runs, design, metric, link_of)))
+            (_front_title(runs, design, metric), charts.add(front_chart(runs, design, metric, link_of)))
             for metric in metrics
             if fronts(runs, design, metric) or references(runs, metric)
         ],
+        "dots": bool(metrics) and all(dot_rows(runs, design, metric) for metric in metrics),
         "curves": [(name, charts.add(figure)) for name, figure in curve_charts(runs, design)],
         "table": _table(runs, design, link_of),
         "unfinished": [
@@ -159,6 +163,10 @@ def _runs_named(having: Sequence[str], of: int) -> str:
 
 def _named(metric: Metric) -> str:
     return f"{metric.label} ({metric.better} is better)" if metric.better else metric.label
+
+
+def _front_title(runs: Runs, design: Design, metric: Metric) -> str:
+    return f"{_named(metric)} {'at one sparsity' if dot_rows(runs, design, metric) else 'against L0'}"
 
 
 def _cell(difference: Difference) -> list[str]:

@@ -125,17 +125,6 @@ def _range(alike: Sequence[pd.DataFrame], column: str) -> Array:
     return np.array([[group[column].min() for group in alike], [group[column].max() for group in alike]])
 
 
-def are_dots(drawn: Sequence[Front]) -> bool:
-    """Whether no arm has a second sparsity: there is no front then, and each arm is a row of its own, with its runs and
-    its interval."""
-    return bool(drawn) and all(len(front.l0_K) == 1 for front in drawn)
-
-
-def row_name(name: str, l0: float) -> str:
-    """Of an arm or a reference where `are_dots`: matched or not, L0 must be seen."""
-    return f"{name}, L0 {l0:.3g}"
-
-
 @dataclass(frozen=True)
 class Reference:
     """An SAE from elsewhere: a point of its own, of no front."""

@@ -23,7 +23,8 @@ from masked_sae.report.repetitions import NONE, Repetition, Repetitions, text_or
 
 LEVEL = 0.95
 SAME_L0 = 0.005  # L0s that differ by less than this share are the same: nothing is interpolated
-ENOUGH_SPARSITIES = 3  # two points do not tell how the curve bends between them
+ENOUGH_SPARSITIES = 3  # two points do not tell how the curve bends between them, which does not matter where
+NEAR_L0, NEAR_SPARSITIES = 0.02, 2.2  # L0s match to this share on average, and sparsities are at most this factor apart
 OUTSIDE = "outside the range of L0 measured"
 _ONE_SEED = "one seed: the spread between seeds is not known"
 _ONE_TEXT_ORDER = "one text order: the spread between text orders is not known"
@@ -299,10 +300,23 @@ def _judge(difference_of_pair: Sequence[Array], pairs: list[Pair], l0_G: Array |
     agree = ways[0].mean * ways[1].mean > 0
     tests: list[Any] = [stats.ttest_1samp(difference_C, 0.0) for difference_C in difference_2C]
     p = max(float(test.pvalue) for test in tests) if agree else 1.0
-    if l0_G is not None and min(len(a.l0_K) for a in _unmasked(pairs)) < ENOUGH_SPARSITIES and not _same_l0(pairs):
+    if l0_G is not None and _rests_on_the_bend(pairs) and not _same_l0(pairs):
         reason = f"fewer than {ENOUGH_SPARSITIES} sparsities: how the metric bends with L0 between them is not known"
         return replace(judged, p=math.nan, reason=reason)
     return replace(judged, p=p)
+
+
+def _rests_on_the_bend(pairs: Sequence[Pair]) -> bool:
+    """Whether how the metric bends between too few sparsities may make what is found. Straight lines between the same
+    two sparsities err alike on both sides, but for what masking shifts L0 between these.
+    """
+    fewest = min(len(pair.sparsities) for pair in pairs)
+    few = [pair for pair in pairs if len(pair.sparsities) == 2]
+    if fewest != 2:
+        return fewest < ENOUGH_SPARSITIES
+    shift_K = np.mean([np.log(pair.masked.l0_K / pair.unmasked.l0_K) for pair in few], axis=0)
+    widest = max(float(pair.unmasked.l0_K.max() / pair.unmasked.l0_K.min()) for pair in few)
+    return bool(np.abs(shift_K).max() > NEAR_L0) or widest > NEAR_SPARSITIES
 
 
 def _unmasked(pairs: Sequence[Pair]) -> list[Curve]:
