@@ -81,8 +81,8 @@ def measure_all(family: str, saes: list[InferenceSAE], context: EvalContext) -> 
 
 
 def anew(context: EvalContext) -> EvalContext:
-    """With the same texts, and nothing measured so far."""
-    return context.beside(context.lm, context.cache, context.settings)
+    """With the same texts, on fewer positions of concepts, and with nothing measured so far."""
+    return context.beside(context.lm, context.cache, replace(context.settings, concept_tokens=800))
 
 
 def figures(measured: Measured) -> dict[str, float]:
@@ -141,13 +141,12 @@ def test_an_sae_among_others_has_the_figures_that_it_has_alone(
     family: str, context: EvalContext, ground_truth_context: EvalContext
 ) -> None:
     measuring = ground_truth_context if family == "ground_truth" else context
-    sae = random_sae(measuring)
-    assert sae.threshold_F is not None
-    saes = [sae, replace(sae, threshold_F=2 * sae.threshold_F), replace(sae, threshold_F=None, k=7)]
-    alone = [measure(family, EvaluatedSAE(one), anew(measuring)) for one in saes]
-    assert measure_all(family, saes, anew(measuring)) == alone
-    assert measure_all(family, saes[::-1], anew(measuring)) == alone[::-1]
-    assert len({str(measured) for measured in alone}) == 3
+    saes = [random_sae(measuring), replace(random_sae(measuring), threshold_F=None, k=7)]
+    first, last = measure_all(family, saes, anew(measuring))
+    assert last == measure(family, EvaluatedSAE(saes[1]), anew(measuring))
+    assert first != last
+    if family != "absorption":  # it takes the longest, and sees one SAE at a time
+        assert first == measure(family, EvaluatedSAE(saes[0]), anew(measuring))
 
 
 @pytest.mark.parametrize("family", ["core", "sparse_probing"])
