@@ -6,7 +6,7 @@ import torch
 from masked_sae.errors import InputError
 from masked_sae.saes.settings import PACKAGE
 from masked_sae.settings import names
-from masked_sae.training.memory import available_bytes, needed_bytes, refuse_larger_than, refuse_too_large
+from masked_sae.training.memory import available_bytes, needed_bytes, pack_bytes, refuse_larger_than, refuse_too_large
 from support.making import compose
 
 CPU = torch.device("cpu")
@@ -42,6 +42,18 @@ def test_what_cannot_be_held_is_refused_with_its_size_and_the_setting_that_weigh
     assert info.value.key in (key, "data.window_tokens")
 
 
+def test_a_pack_needs_what_all_share_once_and_what_each_has_as_often_as_there_are_members() -> None:
+    one, other = (compose([f"sae.k={k}"]) for k in (8, 16))
+    elsewhere, larger = compose(["lm.hook_name=blocks.1.hook_resid_post"]), compose(["sae.d_sae=4096"])
+    alone, both = pack_bytes([one]), pack_bytes([one, other])
+    weights = 4 * sum(parameter.nbytes for parameter in one.sae.make(256, torch.Generator()).parameters())
+    assert weights < both - alone < 1.3 * weights
+    assert pack_bytes([one, other, other]) - both == both - alone
+    assert pack_bytes([one, elsewhere]) - both == 65_536 * 256 * 4
+    assert pack_bytes([one, larger]) - both > both - alone
+    assert alone > needed_bytes(one, 256) + 4_500_000 * 4  # the LM's weights, in float32
+
+
 def test_the_defaults_fit_here() -> None:
     refuse_too_large(compose([]), 256, CPU)
 
@@ -52,4 +64,8 @@ def test_slurms_share_of_a_node_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^sae\.d_sae=\d+: expected less: .* this machine has 0\.062 GiB"):
         refuse_too_large(compose(["sae.d_sae=1_000_000"]), 1, CPU)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "32")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert available_bytes(CPU) == 64 << 20
+    monkeypatch.delenv("SLURM_MEM_PER_CPU")
     assert available_bytes(CPU) > 64 << 20

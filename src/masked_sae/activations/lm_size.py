@@ -18,6 +18,7 @@ _WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
 _MLP = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 _FLOAT = 4  # bytes
+_BRIDGED = 1.25  # TransformerBridge may keep queries, keys and values apart, beside the weights as they came
 _WIDTHS_AT_ONCE = 8  # vectors of the LM's width that a layer has at one time, beside its MLP's
 
 
@@ -58,8 +59,8 @@ def _size(name: str, folder: Path, hook_name: str, dtype: str, tokens: int, cont
     heads, vocabulary = _number(config, *_HEADS) or 1, _number(config, "vocab_size") or 0
     a_token = _WIDTHS_AT_ONCE * width + 2 * mlp + 2 * heads * context_length + vocabulary
     in_mlp = "mlp.hook" in hook_name and not hook_name.endswith(("_in", "_out"))
-    bytes_here = _bytes(name, folder) * _itemsize(dtype) // _itemsize(config.get("dtype") or config.get("torch_dtype"))
-    return LMSize(bytes_here, mlp if in_mlp else width, _FLOAT * tokens * a_token)
+    as_read = _itemsize(dtype) / _itemsize(config.get("dtype") or config.get("torch_dtype"))
+    return LMSize(int(_BRIDGED * as_read * _bytes(name, folder)), mlp if in_mlp else width, _FLOAT * tokens * a_token)
 
 
 def _bytes(name: str, folder: Path) -> int:

@@ -119,6 +119,52 @@ def test_somebodys_own_architecture_mask_and_metric_train_there_as_here(
     assert all("co_activation/jaccard" in path.read_text() for path in there.glob("*/results.json"))
 
 
+PACKED = [*LONG, "data.train_tokens=60_000", "trainer.checkpoint_every_steps=20", "sae.d_sae=256", "sae.k=4,8,16"]
+
+
+class TestPacked:
+    """Three runs that share their forwards, as one job, against each alone."""
+
+    @pytest.fixture(scope="class")
+    def alone(self, neox_folder: Path, corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        sweep = Sweep(neox_folder, corpus_folder, tmp_path_factory.mktemp("alone"), None, *PACKED, "pack=1")
+        done = sweep.run()
+        assert done.returncode == 0, done.stderr
+        return sweep.folder
+
+    @pytest.mark.long
+    def test_a_preempted_pack_and_one_with_a_member_deleted_end_in_the_same_bits(
+        self, environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path, alone: Path
+    ) -> None:
+        sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, *PACKED)
+        process = sweep.start()
+        sweep.wait_for("running", step=20)
+        urgent = ["sbatch", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 2"]
+        subprocess.run(urgent, env=environment, check=True, capture_output=True)
+        done = sweep.end(process)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "preempted" in done.stdout and "sae.k=4,8,16: SLURM job " in done.stdout
+        assert len({state.job_id for state in sweep.states().values()}) == 1
+        assert_same_runs(sweep.folder, alone)
+
+        before = sweep.states()
+        gone, *others = sorted(before)
+        shutil.rmtree(sweep.folder / gone)
+        assert sweep.run().returncode == 0
+        assert_same_runs(sweep.folder, alone)
+        assert [sweep.states()[name] for name in others] == [before[name] for name in others]
+
+    def test_a_number_of_jobs_at_once_spreads_the_members_over_so_many(
+        self, environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
+    ) -> None:
+        two = ["sae.k=4,8,16", "mask.token.rate=0.1", "hydra.launcher.array_parallelism=2", "eval=none"]
+        sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, *two)
+        done = sweep.run()
+        assert done.returncode == 0, done.stderr
+        jobs = [state.job_id for state in sweep.states().values()]
+        assert sorted(jobs.count(job) for job in set(jobs)) == [1, 2]
+
+
 class TestInterrupted:
     """A long run, interrupted in every way a cluster knows, against one that was not."""
 
