@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(RUN) -m src.train +sweep=mask_rate -m
-	$(RUN) -m src.report sweep=runs/mask_rate
+	$(RUN) -m src.train +sweep=demo -m
+	$(RUN) -m src.report sweep=runs/demo
 
 # For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
 check: $(STAMP)

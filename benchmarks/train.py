@@ -155,9 +155,9 @@ def measure_saelens(arguments: argparse.Namespace) -> float:
     from sae_lens.training.sae_trainer import SAETrainer
 
     parts = assembled(arguments)
-    layout = parts.stream._layout
+    sequences = parts.sequences.sequences
     needed = arguments.steps * arguments.batch // arguments.context_length + 4 * arguments.lm_batch
-    tokens_NT, _ = layout.read(np.arange(needed) % len(layout))
+    tokens_NT, _ = sequences.read(np.arange(needed) % len(sequences))
     widths = [round(arguments.d_sae * sum(GROUP_FRACTIONS[: i + 1])) for i in range(len(GROUP_FRACTIONS))]
     sae = MatryoshkaBatchTopKTrainingSAEConfig(
         d_in=parts.lm.d_in, d_sae=arguments.d_sae, k=arguments.k, matryoshka_widths=widths, device=arguments.device
