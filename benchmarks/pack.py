@@ -29,6 +29,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it before its 
 
 import torch
 from step import GROUP_FRACTIONS, LEARNING_RATE, machine, memory
+
 from train import ROOT, assembled, make_pythia_shaped, make_text, run_config
 
 KS = (20, 40, 80, 160)

@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from masked_sae.errors import DamagedFileError
 from masked_sae.evals.context import EvalContext
@@ -14,8 +15,19 @@ from masked_sae.saes import InferenceSAE, for_inference
 from masked_sae.training.assemble import TrainingParts
 from masked_sae.training.calibration import ToCalibrate, calibrate_all
 from masked_sae.training.done import find_lacking, wrong_with_sae
-from masked_sae.training.evaluation import evaluate, evaluate_all, make_context
+from masked_sae.training.evaluation import evaluate_all, make_context
 from masked_sae.training.run_in_training import RunInTraining
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that is done, and what it is measured with."""
+
+    run: Run
+    parts: TrainingParts
+
+
+AtHookPoint = TypeVar("AtHookPoint", RunInTraining, Done)
 
 
 def finish(members: Sequence[RunInTraining]) -> None:
@@ -35,18 +47,31 @@ def finish(members: Sequence[RunInTraining]) -> None:
             _measure(exported, context)
 
 
-def measure_done(run: Run, parts: TrainingParts) -> None:
-    """Of a run that is done: what is asked for and not measured."""
-    if find_lacking(run.folder, run.config):
-        sae = load_sae(run.sae, run.config.digest_memory)[0].to(parts.lm.device)
-        evaluate(run, sae, make_context(run.config, parts.lm, parts.held_out), describe_own(run.config))
+def measure_done(done: Sequence[Done]) -> list[Exception | None]:
+    """Of runs that are done: what is asked for and not measured; of each what went wrong."""
+    wrong: dict[str, Exception] = {}
+    context: EvalContext | None = None
+    for together in _alike(done):
+        parts = together[0].parts
+        context = make_context(together[0].run.config, parts.lm, parts.held_out, beside=context)
+        loaded: list[tuple[Run, InferenceSAE]] = []
+        for run in (one.run for one in together):
+            try:
+                if find_lacking(run.folder, run.config):
+                    loaded.append((run, load_sae(run.sae, run.config.digest_memory)[0].to(parts.lm.device)))
+            except Exception as error:  # noqa: BLE001 - whatever befalls one, the others are measured
+                wrong[run.folder.run_id] = error
+        runs = [run for run, _ in loaded]
+        found = evaluate_all(runs, [sae for _, sae in loaded], context, [describe_own(run.config) for run in runs])
+        wrong |= {run.folder.run_id: one for run, one in zip(runs, found, strict=True) if isinstance(one, Exception)}
+    return [wrong.get(one.run.folder.run_id) for one in done]
 
 
-def _alike(members: Sequence[RunInTraining]) -> list[list[RunInTraining]]:
+def _alike(members: Sequence[AtHookPoint]) -> list[list[AtHookPoint]]:
     """By what is read of the LM."""
-    found: dict[str, list[RunInTraining]] = {}
+    found: dict[str, list[AtHookPoint]] = {}
     for member in members:
-        found.setdefault(member.point.hook_name, []).append(member)
+        found.setdefault(member.parts.lm.hook_name, []).append(member)
     return list(found.values())
 
 

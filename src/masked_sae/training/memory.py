@@ -17,6 +17,7 @@ from masked_sae.errors import InputError
 LEAST_D_IN = 1  # where the LM has not been read
 _FLOAT = 4  # bytes
 _WEIGHTS = 4  # of each: itself, its gradient, Adam's two moments
+_KEPT = 3  # of these by every member of a pack: one at a time has a gradient
 _MEASURED = 1  # and once more, as the SAE is exported and measured
 _OF_A_STEP = 4  # tensors of the pre-activations' size that a step has at one time
 _UNKNOWN = LMSize(0, 4096, 0)  # where an LM's files do not tell
@@ -45,8 +46,10 @@ def pack_bytes(configs: Sequence[RunConfig]) -> int:
     both = list(zip(configs, sizes, strict=True))
     windows = {config.lm.hook_name: _window_bytes(config, size.d_in) for config, size in both}
     step = max(_OF_A_STEP * _FLOAT * config.data.batch_size * config.sae.d_sae for config in configs)
-    own = sum((_WEIGHTS + _MEASURED) * _weight_bytes(config, size.d_in) for config, size in both)
-    return sizes[0].weights + sizes[0].forward + sum(windows.values()) + step + own
+    weights = [_weight_bytes(config, size.d_in) for config, size in both]
+    own = (_KEPT + _MEASURED) * sum(weights) + max(weights)
+    read = max(windows.values()) if any(config.data.cache != "false" for config in configs) else 0  # from disk
+    return sizes[0].weights + sizes[0].forward + sum(windows.values()) + read + step + own
 
 
 def _weight_bytes(config: RunConfig, d_in: int) -> int:

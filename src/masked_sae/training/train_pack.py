@@ -38,7 +38,7 @@ from masked_sae.training.callbacks.checkpointing import CheckpointCallback
 from masked_sae.training.callbacks.metrics import MetricsCallback
 from masked_sae.training.callbacks.progress import ProgressCallback
 from masked_sae.training.done import is_complete, known_state, mended, wrong_with_sae
-from masked_sae.training.finish import finish, measure_done
+from masked_sae.training.finish import Done, finish, measure_done
 from masked_sae.training.fit import fit
 from masked_sae.training.run_in_training import RunInTraining, note_end
 from masked_sae.training.stop_signals import StopRequest
@@ -143,12 +143,16 @@ def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float) -> N
     fresh = [one for one in candidates if one.run.config.force or not _goes_on(one.run)]
     _find_statistics(fresh, outcomes)  # refuses what it has to before there is a folder
     members: list[RunInTraining] = []
+    done: list[Done] = []
     try:
-        for one in candidates:
-            if outcomes.lacking([one.run]):
-                with outcomes.of(one.run):
-                    begun = _begin(one, outcomes, patience)
-                    members += [] if begun is None else [begun]
+        with ExitStack() as held:
+            for one in candidates:
+                if outcomes.lacking([one.run]):
+                    with outcomes.of(one.run):
+                        begun = _begin(one, outcomes, patience, held)
+                        members += [begun] if isinstance(begun, RunInTraining) else []
+                        done += [begun] if isinstance(begun, Done) else []
+            _measure(done, outcomes)
         if members:
             _train(members)
     except Exception as error:  # noqa: BLE001 - of what they share
@@ -203,8 +207,22 @@ def _find_statistics(candidates: Sequence[_Candidate], outcomes: _Outcomes) -> N
             one.statistics = statistics
 
 
-def _begin(one: _Candidate, outcomes: _Outcomes, patience: float) -> RunInTraining | None:
-    """Makes the run's folder its own; None where the run is done, once it is measured."""
+def _measure(done: Sequence[Done], outcomes: _Outcomes) -> None:
+    for one, error in zip(done, measure_done(done), strict=True):
+        with outcomes.of(one.run):
+            if error is not None:
+                raise error
+            outcomes.note(one.run, known_state(one.run.folder))
+
+
+def _begin(
+    one: _Candidate, outcomes: _Outcomes, patience: float, held_by_done: ExitStack
+) -> RunInTraining | Done | None:
+    """Makes the run's folder its own; None where what went wrong is noted.
+
+    Args:
+        held_by_done: keeps the folder, where the run is done and only to be measured.
+    """
     run, folder = one.run, one.run.folder
     with ExitStack() as held:
         held.enter_context(hold(folder.lock, patience))
@@ -214,9 +232,8 @@ def _begin(one: _Candidate, outcomes: _Outcomes, patience: float) -> RunInTraini
             remove_all_leftovers(each)
         state = known_state(folder, tell=True)
         if state is not None and state.status == "done" and not wrong_with_sae(folder, run.config):
-            measure_done(run, one.parts)
-            outcomes.note(run, state)
-            return None
+            held_by_done.push(held.pop_all())
+            return Done(run, one.parts)
         checkpoint = load_checkpoint(folder.checkpoints)
         if checkpoint is not None:
             one.statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])

@@ -43,7 +43,7 @@ class MetricsCallback(pl.Callback):
             if member.error is None and (
                 member.step % every == 0 or member.step == member.steps or member in validated
             ):
-                with member.turn():
+                with member.guarded():
                     _record(member, *validated.get(member, ({}, {})))
 
     def _validate(self, members: Sequence[RunInTraining]) -> dict[RunInTraining, Validated]:
