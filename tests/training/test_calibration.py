@@ -120,11 +120,9 @@ def test_each_of_several_is_calibrated_as_it_is_alone(neox: LM) -> None:
     for found in (forwards, backwards[::-1]):
         for one, expected in zip(found, alone, strict=True):
             assert isinstance(one, InferenceSAE) and isinstance(expected, InferenceSAE)
-            for name, value in vars(expected).items():
-                assert (
-                    torch.equal(vars(one)[name], value) if isinstance(value, torch.Tensor) else value is vars(one)[name]
-                )
-    assert found[2] is not members[3].sae and found[2].k == 3  # pyright: ignore
+            assert one.k == expected.k
+            assert all(torch.equal(weight, tensors(expected)[name]) for name, weight in tensors(one).items())
+    assert alone[3] is members[3].sae and alone[4] is members[4].sae
 
 
 def test_those_that_want_as_many_tokens_share_their_forwards(neox: LM) -> None:
