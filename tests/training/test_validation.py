@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from masked_sae.activations.lm import LM, load_lm
 from masked_sae.activations.sequences import make_sequences
 from masked_sae.config import RunConfig
 from masked_sae.errors import NonFiniteError
-from masked_sae.runs.curve import VALIDATED
+from masked_sae.runs.curve import VALIDATED, Histogram, Metrics
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.run import make_run
-from masked_sae.saes import TopKSAE
+from masked_sae.saes import SAE, TopKSAE
 from masked_sae.training.train_run import train_run
 from masked_sae.training.validation import Validation
 from support.composing import small_config
@@ -33,6 +34,13 @@ def config(neox_folder: Path, corpus_folder: Path, tmp_path_factory: pytest.Temp
 def folder(config: RunConfig) -> RunFolder:
     assert train_run(make_run(config, {})).status == "done"
     return make_run(config, {}).folder
+
+
+def alone(validation: Validation, sae: SAE) -> tuple[Metrics, Mapping[str, Histogram]]:
+    (found,) = validation.measure_all([sae])
+    if isinstance(found, NonFiniteError):
+        raise found
+    return found
 
 
 def rows(folder: RunFolder) -> dict[int, dict[str, str]]:
@@ -80,14 +88,14 @@ def validation_on(lm: LM) -> Validation:
 def test_it_is_the_same_at_every_step_and_has_ce_recovered(model: str, request: pytest.FixtureRequest) -> None:
     lm: LM = request.getfixturevalue(model)
     validation, sae = validation_on(lm), sae_for(lm)
-    first, histograms = validation.measure(sae)
+    first, histograms = alone(validation, sae)
     assert list(first) == list(VALIDATED) and first["val/l0"] == pytest.approx(4)
-    assert validation.measure(sae) == (first, histograms)  # the zero ablation is known by then
+    assert alone(validation, sae) == (first, histograms)  # the zero ablation is known by then
 
 
 def test_an_lm_without_an_output_layer_has_no_ce_recovered(bert_base_folder: Path) -> None:
     lm = load_lm(str(bert_base_folder), HOOK)
-    measured, _ = validation_on(lm).measure(sae_for(lm))
+    measured, _ = alone(validation_on(lm), sae_for(lm))
     assert list(measured) == ["val/l0", "val/explained_variance"]
 
 
@@ -96,7 +104,7 @@ def test_weights_that_are_not_finite_are_refused_in_one_line(neox: LM) -> None:
     with torch.no_grad():
         sae.W_dec_FD[3, 2] = torch.nan
     with pytest.raises(NonFiniteError, match="weight of the SAE is NaN or infinite; expected finite"):
-        validation_on(neox).measure(sae)
+        alone(validation_on(neox), sae)
 
 
 @pytest.mark.parametrize("model", ["neox", "bert"])
@@ -119,7 +127,7 @@ def test_latents_that_never_fire_are_in_no_histogram_of_frequencies(neox: LM) ->
     sae = sae_for(neox)
     with torch.no_grad():
         sae.b_enc_F.fill_(-1e9)
-    measured, histograms = validation_on(neox).measure(sae)
+    measured, histograms = alone(validation_on(neox), sae)
     assert measured["val/l0"] == 0
     assert sum(histograms["val/log10_latent_frequency"]["counts"]) == 0
     assert sum(histograms["val/max_decoder_cosine"]["counts"]) == 64

@@ -82,21 +82,6 @@ def calibrate_all(
     return found
 
 
-def calibrate(
-    sae: InferenceSAE,
-    settings: SAESettings,
-    last_l0: Callable[[], float],
-    lm: LM,
-    held_out: Sequences,
-    batch_size: int,
-) -> InferenceSAE:
-    """As `calibrate_all`, of one; what was raised is raised."""
-    (found,) = calibrate_all([ToCalibrate(sae, settings, last_l0)], lm, held_out, batch_size)
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
 @torch.inference_mode()
 def calibrated(sae: InferenceSAE, l0: float, batches: Iterable[HeldOutBatch]) -> InferenceSAE:
     """The SAE with one threshold for all latents, above which lie `l0` latents per activation in these batches.

@@ -44,17 +44,6 @@ class Validation:
         measured = iter(self._measured(list(compress(saes, finite))))
         return [next(measured) if is_finite else _not_finite() for is_finite in finite]
 
-    def measure(self, sae: SAE) -> tuple[Metrics, Mapping[str, Histogram]]:
-        """As `measure_all`, of one.
-
-        Raises:
-            NonFiniteError: a weight of the SAE is NaN or infinite.
-        """
-        (found,) = self.measure_all([sae])
-        if isinstance(found, NonFiniteError):
-            raise found
-        return found
-
     def _measured(self, saes: Sequence[SAE]) -> list[tuple[Metrics, Mapping[str, Histogram]]]:
         if not saes:
             return []
