@@ -209,6 +209,16 @@ def test_runs_of_other_threads_are_trained_after_one_another(make: Make, tmp_pat
 
 
 @pytest.mark.slow
+def test_after_a_signal_nothing_more_is_begun(make: Make) -> None:
+    one, two = runs = [make("sae.k=2", "trainer.threads=1"), make("sae.k=3", "trainer.threads=2")]
+    patch = stopped_at(3)
+    stopped, waiting = train_pack(runs)
+    patch.undo()
+    assert stopped.state is not None and stopped.state.status == "preempted" and reached(one.folder) == 3
+    assert (waiting.state, waiting.error) == (None, None) and not two.folder.path.exists()
+
+
+@pytest.mark.slow
 def test_a_shorter_run_ends_in_the_company_of_a_longer_one(make: Make, tmp_path: Path) -> None:
     runs = [make("mask=none", "data.train_tokens=1536"), make("mask=none", "data.train_tokens=960")]
     assert len({run.shares.forwards for run in runs if run.shares}) == 1

@@ -51,7 +51,7 @@ class Outcome:
     """How a member of a pack ended.
 
     Attributes:
-        state: `done` or `preempted`; None where there is an error.
+        state: `done` or `preempted`; None where there is an error, and of one that was not begun when a signal came.
         error: what befell it: `HeldError` where another process is at it.
     """
 
@@ -61,7 +61,7 @@ class Outcome:
 
 
 class _Outcomes:
-    """Those of a pack, by run; each run has one in the end."""
+    """Those of a pack, by run."""
 
     def __init__(self) -> None:
         self._found: dict[str, Outcome] = {}
@@ -82,7 +82,12 @@ class _Outcomes:
         return [run for run in runs if str(run.folder.path) not in self._found]
 
     def all(self, runs: Iterable[Run]) -> list[Outcome]:
-        return [self._found[str(run.folder.path)] for run in runs]
+        return [self._found.get(str(run.folder.path)) or Outcome(run, None) for run in runs]
+
+    @property
+    def have_stopped(self) -> bool:
+        """Whether a signal came."""
+        return any(one.state is not None and one.state.status == "preempted" for one in self._found.values())
 
 
 @dataclass
@@ -115,6 +120,8 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
     for some in alike.values():
         with outcomes.of(*some):
             _train_alike(some, outcomes, patience)
+        if outcomes.have_stopped:
+            break
     return outcomes.all(runs)
 
 
@@ -152,7 +159,8 @@ def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float) -> N
                         begun = _begin(one, outcomes, patience, held)
                         members += [begun] if isinstance(begun, RunInTraining) else []
                         done += [begun] if isinstance(begun, Done) else []
-            _measure(done, outcomes)
+            with outcomes.of(*(one.run for one in done)):
+                _measure(done, outcomes)
         if members:
             _train(members)
     except Exception as error:  # noqa: BLE001 - of what they share
