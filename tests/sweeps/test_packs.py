@@ -105,11 +105,11 @@ def test_auto_spreads_over_workers_and_a_number_does_not(make: Make) -> None:
 def test_auto_goes_by_the_memory_of_this_machine_with_a_margin_and_a_number_by_all_of_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "40")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "36")
     large = make("sae.d_sae=4096")
     for pack, share in (("auto", 0.8), ("9", 1.0)):
         runs = at_ks(large, *range(1, 9), pack=pack)
-        held = max(n for n in range(1, 9) if pack_bytes([run.config for run in runs[:n]]) <= share * (40 << 20))
+        held = max(n for n in range(1, 9) if pack_bytes([run.config for run in runs[:n]]) <= share * (36 << 20))
         assert 1 < held < 8
         assert fits_here(runs[:held]) and not fits_here(runs[: held + 1])
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")

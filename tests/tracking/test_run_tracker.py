@@ -14,6 +14,7 @@ from masked_sae.config import RunConfig
 from masked_sae.runs.curve import Row
 from masked_sae.runs.run import make_run
 from masked_sae.sweeps.evaluate import evaluate_folders
+from masked_sae.tracking import run_tracker
 from masked_sae.tracking.run_tracker import RunTracker
 from masked_sae.training.train_run import train_run
 from support.composing import small_config
@@ -229,12 +230,13 @@ def test_auto_goes_offline_with_one_line_where_nobody_is_logged_in(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    run_tracker.say_offline.cache_clear()
     config = small_config(neox_folder, corpus_folder, tmp_path, "logger.wandb.mode=auto")
     capfd.readouterr()
     assert train_run(make_run(config, {})).status == "done"
     said = capfd.readouterr()
     assert [line for line in (said.out + said.err).splitlines() if "W&B" in line or "wandb" in line] == [
-        "W&B: offline, as nobody is logged in (`wandb login`); `wandb sync` uploads the run later"
+        "W&B: offline, as nobody is logged in (`wandb login`); `wandb sync` uploads runs later"
     ]
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,8 +220,14 @@ def _resolve(mode: str) -> str:
     reason = _why_offline()
     if reason is None:
         return "online"
-    print(f"W&B: offline, {reason}; `wandb sync` uploads the run later")
+    say_offline(reason)
     return "offline"
+
+
+@cache
+def say_offline(reason: str) -> None:
+    """Once for all runs of a process."""
+    print(f"W&B: offline, {reason}; `wandb sync` uploads runs later")
 
 
 def _why_offline() -> str | None:
