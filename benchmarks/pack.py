@@ -17,9 +17,6 @@ Peers: `pip install -e '.[peers]'`. `--plot FILE` draws the cost per SAE and the
 import argparse
 import json
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,7 +27,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it before its 
 import torch
 from step import GROUP_FRACTIONS, LEARNING_RATE, machine, memory
 
-from train import ROOT, assembled, make_pythia_shaped, make_text, run_config
+from train import assembled, in_own_process, make_pythia_shaped, make_text, medians, run_config
 
 KS = (20, 40, 80, 160)
 PACKS = {f"pack-{size}": size for size in (1, 2, 4, 8, 16)}
@@ -111,14 +108,6 @@ def measure_saelens(arguments: argparse.Namespace) -> float:
     return taken[0]
 
 
-def in_own_process(name: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--variant", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"{'':18}{'s per batch':>12}{'per SAE':>10}{'tokens/s':>10}{'peak MiB':>10}"]
     for row in rows:
@@ -184,13 +173,8 @@ def main() -> None:
         about = machine(arguments.device)
         for _ in range(arguments.repeats):
             for variant, runs in taken.items():
-                runs.append(in_own_process(variant, folder))
-    rows: list[dict[str, Any]] = []
-    for variant, runs in taken.items():
-        seconds = statistics.median(run["seconds"] for run in runs)
-        peak = int(statistics.median(run["peak_bytes"] for run in runs))
-        rows.append({"name": variant, "seconds": seconds, "tokens_per_second": arguments.batch / seconds})
-        rows[-1] |= {"peak_bytes": peak, "run_seconds": [run["seconds"] for run in runs]}
+                runs.append(in_own_process(__file__, variant, folder))
+    rows = medians(taken, arguments.batch)
     if arguments.json:
         hidden = ("json", "variant", "folder", "plot")
         named = {key: value for key, value in vars(arguments).items() if key not in hidden}

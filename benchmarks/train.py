@@ -215,12 +215,23 @@ def sizes(arguments: argparse.Namespace) -> Sizes:
     return Sizes(arguments.d_in, arguments.d_sae, arguments.k, arguments.batch, arguments.device)
 
 
-def in_own_process(name: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--variant", name, "--folder", str(folder)]
+def in_own_process(script: str, name: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, script, *sys.argv[1:], "--variant", name, "--folder", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def medians(taken: dict[str, list[dict[str, float]]], batch: int) -> list[dict[str, Any]]:
+    """A row for each variant, of its runs."""
+    rows: list[dict[str, Any]] = []
+    for variant, runs in taken.items():
+        seconds = statistics.median(run["seconds"] for run in runs)
+        peak = int(statistics.median(run["peak_bytes"] for run in runs))
+        rows.append({"name": variant, "seconds": seconds, "tokens_per_second": batch / seconds})
+        rows[-1] |= {"peak_bytes": peak, "run_seconds": [run["seconds"] for run in runs]}
+    return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -270,13 +281,8 @@ def main() -> None:
         about = machine(arguments.device)
         for _ in range(arguments.repeats):
             for variant, runs in taken.items():
-                runs.append(in_own_process(variant, folder))
-    rows: list[dict[str, Any]] = []
-    for variant, runs in taken.items():
-        seconds = statistics.median(run["seconds"] for run in runs)
-        peak = int(statistics.median(run["peak_bytes"] for run in runs))
-        rows.append({"name": variant, "seconds": seconds, "tokens_per_second": arguments.batch / seconds})
-        rows[-1] |= {"peak_bytes": peak, "run_seconds": [run["seconds"] for run in runs]}
+                runs.append(in_own_process(__file__, variant, folder))
+    rows = medians(taken, arguments.batch)
     if arguments.json:
         named = {key: value for key, value in vars(arguments).items() if key not in ("json", "variant", "folder")}
         text = {"machine": about, "sizes": named, "rows": rows}

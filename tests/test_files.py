@@ -1,10 +1,7 @@
 import errno
 import json
 import os
-import resource
 import stat
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,17 +18,7 @@ from masked_sae.files import (
     write_json,
     write_text,
 )
-
-
-@contextmanager
-def files_limited_to(size: int) -> Generator[None]:
-    """Writes beyond this size fail, as they do on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from support.disks import files_limited_to
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -2,14 +2,11 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from masked_sae.runs.run import make_run
 from support.caching import KEY, OTHER, ROWS, WIDTH, cache_of, hold_turn, same, train_through, window, write_for_ever
 from support.composing import small_config
 from support.damage import Damage, damages
+from support.disks import files_limited_to, mounted
 from support.making import HOOK
 from support.processes import SERVER
 
@@ -43,29 +41,6 @@ def windows_in(folder: Path) -> list[str]:
 
 def notes(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
-
-
-@contextmanager
-def files_limited_to(size: int) -> Generator[None]:
-    """Writes beyond this size fail, as they do on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextmanager
-def mounted(folder: Path, *arguments: str) -> Generator[Path]:
-    folder.mkdir()
-    done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True)
-    if done.returncode != 0:
-        pytest.skip("needs to mount a file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def ended(*processes: Process) -> bool:

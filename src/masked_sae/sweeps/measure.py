@@ -26,7 +26,7 @@ from masked_sae.text.corpus import find_corpus, tokens_needed
 from masked_sae.tracking.run_tracker import begin_tracking
 from masked_sae.training.assemble import find_device, load_lm_and_text
 from masked_sae.training.evaluation import evaluate_all, forget, make_context, unmeasured
-from masked_sae.training.threads import DEFAULT_THREADS, threads_of, use_threads
+from masked_sae.training.threads import own_threads, use_threads
 
 _AT_ONCE = 8  # SAEs in memory
 
@@ -89,7 +89,7 @@ def _lm_and_text(run: Run) -> Any:
 
 def _hook_point_and_settings(run: Run) -> Any:
     config = run.config
-    threads = config.trainer.threads or threads_of(run.folder) or DEFAULT_THREADS
+    threads = config.trainer.threads or own_threads(run.folder, None)
     return [config.lm.hook_name, asdict(config.eval), threads]
 
 

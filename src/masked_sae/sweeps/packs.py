@@ -24,7 +24,7 @@ from masked_sae.sweeps.summary import find_state
 from masked_sae.tracking.sweep import log_sweep
 from masked_sae.training.assemble import find_device
 from masked_sae.training.memory import available_bytes, gib, pack_bytes
-from masked_sae.training.threads import DEFAULT_THREADS, threads_of
+from masked_sae.training.threads import own_threads
 from masked_sae.training.train_pack import Outcome, train_pack
 
 Fits = Callable[[Sequence[Run]], bool]
@@ -65,8 +65,7 @@ def _shared_by(run: Run) -> Hashable:
     trainer = run.config.trainer
     if run.shares is None:
         return run.folder.path
-    begun_with = None if run.config.force else threads_of(run.folder)
-    own = begun_with or trainer.threads or DEFAULT_THREADS
+    own = own_threads(None if run.config.force else run.folder, trainer.threads)
     return run.shares.forwards, own, trainer.threads, trainer.device, run.config.pack
 
 

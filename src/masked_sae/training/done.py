@@ -12,7 +12,7 @@ from masked_sae.runs.results import describe_own, read_family_file, read_results
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.training.evaluation import unmeasured
-from masked_sae.training.threads import DEFAULT_THREADS, threads_of, with_threads
+from masked_sae.training.threads import own_threads, with_threads
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def mended(run: Run) -> RunState | None:
     lacking = find_lacking(folder, run.config)
     if lacking.config:
         notice(f"{lacking.config}: it is written again, as this command has it")
-        write_config(folder.config, with_threads(run, threads_of(folder) or DEFAULT_THREADS).settings)
+        write_config(folder.config, with_threads(run, own_threads(folder, None)).settings)
     if lacking.sae:
         checkpoint = load_checkpoint(folder.checkpoints)
         if checkpoint is None or checkpoint.meta["step"] != state.steps:

@@ -13,23 +13,19 @@ from masked_sae.runs.run import Run
 DEFAULT_THREADS = 2  # of every new run: neither the machine's cores nor SLURM's, so that it has the same bits on each
 
 
-def threads_to_use(run: Run) -> int:
-    """How many threads torch will use for a run: its own number, or the one that was asked for."""
-    asked, own = run.config.trainer.threads, None if run.config.force else threads_of(run.folder)
-    return asked or own or DEFAULT_THREADS
-
-
-def use_threads(folder: RunFolder | None, asked: int | None) -> int:
-    """Has torch use the run's own number of threads, or the one that was asked for.
+def own_threads(folder: RunFolder | None, asked: int | None) -> int:
+    """The run's own number: that of its first attempt.
 
     Args:
         folder: of the run; None of one that begins anew.
         asked: `trainer.threads`.
-
-    Returns:
-        The run's own number: that of its first attempt.
     """
-    own = (folder and threads_of(folder)) or asked or DEFAULT_THREADS
+    return (folder and threads_of(folder)) or asked or DEFAULT_THREADS
+
+
+def use_threads(folder: RunFolder | None, asked: int | None) -> int:
+    """Has torch use the run's own number of threads, or the one that was asked for. Returns the run's own."""
+    own = own_threads(folder, asked)
     if folder is not None and asked not in (None, own):
         notice(
             f"trainer.threads={asked}: {folder.run_id} was begun with {own}; from here on it may differ by round-off "

@@ -42,7 +42,7 @@ from masked_sae.training.finish import Done, finish, measure_done
 from masked_sae.training.fit import fit
 from masked_sae.training.run_in_training import RunInTraining, note_end
 from masked_sae.training.stop_signals import StopRequest
-from masked_sae.training.threads import threads_to_use, use_threads, with_threads
+from masked_sae.training.threads import own_threads, use_threads, with_threads
 from masked_sae.training.validation import Validation
 
 
@@ -116,7 +116,9 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
                 outcomes.note(run, state)
     alike: dict[tuple[int, str], list[Run]] = {}
     for run in outcomes.lacking(runs):
-        alike.setdefault((threads_to_use(run), run.config.trainer.device), []).append(run)
+        trainer = run.config.trainer
+        threads = trainer.threads or own_threads(None if run.config.force else run.folder, None)
+        alike.setdefault((threads, trainer.device), []).append(run)
     for some in alike.values():
         with outcomes.of(*some):
             _train_alike(some, outcomes, patience)

@@ -1,7 +1,6 @@
 """Activations are read once, in order, and never with padding."""
 
 import os
-import subprocess
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from masked_sae.activations.lm import LM
 from masked_sae.evals.texts.activation_cache import ActivationCache, TokenizedTexts
 from masked_sae.runs.state import read_state
 from support.commands import command
+from support.disks import mounted
 from support.making import small_run
 
 
@@ -122,13 +122,8 @@ def test_a_file_that_is_not_as_it_was_written_is_made_again_and_said(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Generator[Path]:
     """A file system of 64 KiB, where we may make one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("needs to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=64k", "tmpfs") as folder:
+        yield folder
 
 
 def measuring(neox_folder: Path, corpus_folder: Path, tmp_path: Path, cache: Path) -> list[str]:
