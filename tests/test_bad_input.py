@@ -69,7 +69,7 @@ def test_the_run_that_the_mistakes_are_made_in_works(run: list[str], tmp_path: P
         (["sae.d_sae=0"], ["sae.d_sae=0", "at least 1"]),
         (["sae.k=65"], ["sae.k=65", "sae.d_sae=64"]),
         (["mask.token.rate=1.5"], ["mask.token.rate=1.5", "0 to 1"]),
-        (["mask.token.replacement=mask"], ["mask.token.replacement=mask", "bos, eos, random"]),
+        (["mask.token.replacement=mask"], ["mask.token.replacement=mask", "bos, eos, mean, random"]),
         (["data.context_length=65"], ["data.context_length=65", "at most 64"]),
         (["data.context_length=4000000"], ["data.context_length=4000000", "at most"]),
         (["data.train_tokens=1000010"], ["data.train_tokens=1000010", "at most", "epochs", "data.max_epochs=1"]),

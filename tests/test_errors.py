@@ -79,7 +79,7 @@ def test_what_hands_keys_in_is_known() -> None:
         "src/masked_sae/checks.py",  # of the checks above
         "src/masked_sae/config.py",  # of any setting
         "src/masked_sae/command_line.py",  # of a command's own keys
-        "src/masked_sae/masks/token.py",  # mask.NAME.replacement
+        "src/masked_sae/masks/replacement.py",  # mask.NAME.replacement
         "src/masked_sae/runs/run.py",  # a corpus' origin, or lm.name
         "src/masked_sae/settings.py",  # of find's callers
         "src/masked_sae/text/store.py",  # a corpus' origin

@@ -1,7 +1,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from masked_sae.activations.lm import LM, load_lm
 from masked_sae.errors import InputError
-from masked_sae.masks.token import replacement_id
-from masked_sae.text.tokenizer import load_tokenizer, special_tokens
+from masked_sae.masks.replacement import replacement_ids
+from masked_sae.text.tokenizer import MEAN_TOKEN, load_tokenizer, special_tokens
 from support.making import CONTEXT_LIMIT, HOOK, LAYERS, make_neox
 
 KINDS = ["neox", "bert"]
@@ -245,33 +245,71 @@ def test_special_tokens_of_a_tokenizer_without_any_are_none(neox_folder: Path) -
     assert (special.prefix, special.suffix, special.separator, special.ids) == ((), (), None, ())
 
 
+def ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def hidden_with_a_mean_token(folder: Path, tokens_NT: Tensor, ordinary: Sequence[int]) -> Tensor:
+    """After block 1 by the library itself, in a model whose embedding has one more row: the mean of the ordinary."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder)
+    rows_VD = model.get_input_embeddings().weight.detach()
+    row_D = rows_VD[list(ordinary)].double().mean(0).float()
+    model.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.cat([rows_VD, row_D[None]])))
+    tokens_NT = torch.where(tokens_NT == MEAN_TOKEN, len(rows_VD), tokens_NT)
+    with torch.inference_mode():
+        return model(input_ids=tokens_NT, output_hidden_states=True).hidden_states[2]
+
+
+def test_a_mean_token_is_read_as_the_mean_of_the_vocabulary(kind: str, lm: LM, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(f"{kind}_folder")
+    ordinary = sorted(set(range(len(lm.tokenizer))) - set(lm.tokenizer.all_special_ids))
+    tokens_NT = torch.tensor([ordinary[:9], ordinary[5:14]])
+    plain_NTD = lm.activations(tokens_NT)
+    tokens_NT[0, 2] = tokens_NT[1, 5] = tokens_NT[1, 6] = MEAN_TOKEN
+    x_NTD = lm.activations(tokens_NT)
+    torch.testing.assert_close(x_NTD, hidden_with_a_mean_token(folder, tokens_NT, ordinary), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(x_NTD, plain_NTD)
+    tokens_NT = torch.tensor([ordinary[:9], ordinary[5:14]])
+    assert torch.equal(lm.activations(tokens_NT), plain_NTD)  # nothing of it stays
+
+
 def test_a_replacement_is_the_tokenizers_own_token(neox_tokenizer: Any, bert_tokenizer: Any) -> None:
     for name in ("bos", "eos", "<|endoftext|>"):
-        assert replacement_id(neox_tokenizer, name) == 0
-    assert replacement_id(neox_tokenizer, "q") == neox_tokenizer.encode("q")[0]
-    assert replacement_id(neox_tokenizer, " ") == neox_tokenizer.encode(" ")[0]
+        assert replacement_ids(neox_tokenizer, name) == (0,)
+    for text in ("q", " "):
+        assert replacement_ids(neox_tokenizer, text) == ids_of(neox_tokenizer, text)
     for name, token in {"pad": "[PAD]", "unk": "[UNK]", "mask": "[MASK]", "[SEP]": "[SEP]", "the": "the"}.items():
-        assert replacement_id(bert_tokenizer, name) == bert_tokenizer.convert_tokens_to_ids(token)
-    assert replacement_id(neox_tokenizer, "random") is None
+        assert replacement_ids(bert_tokenizer, name) == (bert_tokenizer.convert_tokens_to_ids(token),)
+    assert replacement_ids(neox_tokenizer, "random") is None
+    assert replacement_ids(neox_tokenizer, "mean") == (MEAN_TOKEN,)
+
+
+def test_a_replacement_may_be_a_text_of_several_tokens(neox_tokenizer: Any, bert_tokenizer: Any) -> None:
+    assert len(replacement_ids(neox_tokenizer, "two") or ()) == 3
+    assert replacement_ids(neox_tokenizer, "two") == ids_of(neox_tokenizer, "two")
+    found = replacement_ids(bert_tokenizer, "bad")
+    assert found == tuple(bert_tokenizer.convert_tokens_to_ids(["b", "##a", "##d"]))
 
 
 @pytest.mark.parametrize(
     ("tokenizer", "replacement", "hint"),
     [
-        ("neox_tokenizer", "mask", "bos, eos, random"),
-        ("neox_tokenizer", "pad", "bos, eos, random"),
-        ("neox_tokenizer", "unk", "bos, eos, random"),
-        ("bert_tokenizer", "bos", "pad, unk, mask, random"),
-        ("neox_tokenizer", "two", "3 tokens"),
-        ("bert_tokenizer", "é1☕", "single token"),
-        ("neox_tokenizer", "", "single token"),
+        ("neox_tokenizer", "mask", "bos, eos, mean, random"),
+        ("neox_tokenizer", "pad", "bos, eos, mean, random"),
+        ("neox_tokenizer", "unk", "bos, eos, mean, random"),
+        ("bert_tokenizer", "bos", "pad, unk, mask, mean, random"),
+        ("bert_tokenizer", "é1☕", "a text that it can spell"),
+        ("bert_tokenizer", "the ☕", "a text that it can spell"),
+        ("neox_tokenizer", "", "a text that it can spell"),
     ],
 )
 def test_a_replacement_that_the_tokenizer_lacks_is_refused(
     tokenizer: str, replacement: str, hint: str, request: pytest.FixtureRequest
 ) -> None:
     with pytest.raises(InputError, match=hint) as info:
-        replacement_id(request.getfixturevalue(tokenizer), replacement)
+        replacement_ids(request.getfixturevalue(tokenizer), replacement)
     assert str(info.value).startswith(f"mask.token.replacement={replacement}: ")
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from masked_sae.activations.synthetic_lm import build, main, make_truth
-from masked_sae.masks.token import replacement_id
+from masked_sae.masks.replacement import replacement_ids
 from masked_sae.text.synthetic import DESCRIPTION, Recipe, read_recipe
 from masked_sae.text.tokenizer import load_tokenizer, special_tokens
 from support.making import ROOT
@@ -80,7 +80,13 @@ def test_its_tokenizer_has_every_replacement_and_reads_back_its_words(built: Pat
     tokenizer = load_tokenizer(str(built))
     words = Recipe().words()
     assert tokenizer(" ".join(words), add_special_tokens=False)["input_ids"] == list(range(len(words)))
-    assert [replacement_id(tokenizer, name) for name in ("bos", "eos", "pad", "unk", "mask")] == [0, 1, 2, 3, 4]
+    assert [replacement_ids(tokenizer, name) for name in ("bos", "eos", "pad", "unk", "mask")] == [
+        (0,),
+        (1,),
+        (2,),
+        (3,),
+        (4,),
+    ]
     special = special_tokens(tokenizer)
     assert (special.prefix, special.suffix, special.separator) == ((0,), (), 1)
 

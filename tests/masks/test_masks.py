@@ -110,18 +110,18 @@ def test_rate_0_gives_the_very_tokens(changes: dict[str, Any]) -> None:
     assert not masked_NT.any()
 
 
-@pytest.mark.parametrize("replacement", [0, 256, None])
-def test_rate_1_replaces_every_maskable_token(replacement: int | None) -> None:
+@pytest.mark.parametrize("replacement", [(0,), (256,), None])
+def test_rate_1_replaces_every_maskable_token(replacement: tuple[int] | None) -> None:
     tokens_NT, maskable_NT = a_batch()
     masked_tokens_NT, masked_NT = apply(token_mask(1.0, replacement=replacement), tokens_NT, maskable_NT)
     assert torch.equal(masked_NT, maskable_NT)
     if replacement is not None:
-        assert (masked_tokens_NT[maskable_NT] == replacement).all()
+        assert (masked_tokens_NT[maskable_NT] == replacement[0]).all()
 
 
-@pytest.mark.parametrize("replacement", [0, 256, None])
+@pytest.mark.parametrize("replacement", [(0,), (256,), None])
 @pytest.mark.parametrize("span", [1.0, 4.0])
-def test_only_masked_positions_change_and_special_ones_never_do(replacement: int | None, span: float) -> None:
+def test_only_masked_positions_change_and_special_ones_never_do(replacement: tuple[int] | None, span: float) -> None:
     tokens_NT, maskable_NT = a_batch()
     before_NT = tokens_NT.clone()
     masked_tokens_NT, masked_NT = apply(token_mask(0.4, replacement=replacement, span=span), tokens_NT, maskable_NT)
@@ -129,7 +129,17 @@ def test_only_masked_positions_change_and_special_ones_never_do(replacement: int
     assert torch.equal(masked_tokens_NT[~masked_NT], tokens_NT[~masked_NT])
     assert not (masked_NT & ~maskable_NT).any()
     if replacement is not None:
-        assert (masked_tokens_NT[masked_NT] == replacement).all()
+        assert (masked_tokens_NT[masked_NT] == replacement[0]).all()
+
+
+@pytest.mark.parametrize("span", [1.0, 4.0])
+def test_a_text_of_several_tokens_is_laid_over_the_masked_positions_in_turn(span: float) -> None:
+    tokens_NT, maskable_NT = a_batch()
+    masked_tokens_NT, masked_NT = apply(token_mask(0.4, replacement=(7, 300, 9), span=span), tokens_NT, maskable_NT)
+    for row_T, masked_T in zip(masked_tokens_NT, masked_NT, strict=True):
+        count = int(masked_T.sum())
+        assert row_T[masked_T].tolist() == ([7, 300, 9] * count)[:count]
+    assert torch.equal(masked_NT, apply(token_mask(0.4, span=span), tokens_NT, maskable_NT)[1])
 
 
 @pytest.mark.parametrize("span", [1.0, 4.0])

@@ -153,7 +153,7 @@ def token_mask(rate: float, **changes: Any) -> TokenMask:
         "initial_rate": 0.0,
         "schedule": "constant",
         "span": 1.0,
-        "replacement": 0,
+        "replacement": (0,),
         "random_ids": np.arange(1, 257),
         "loss_positions": "all",
         "target": "masked",

@@ -7,20 +7,22 @@ import difflib
 import logging
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from masked_sae.activations.lm_weights import WeightReader, check_sizes
 from masked_sae.errors import InputError, NonFiniteError, notice
 from masked_sae.lm_files import find_lm_folder, read_lm_config, shortened
-from masked_sae.text.tokenizer import SpecialTokens, load_tokenizer, special_tokens
+from masked_sae.text.tokenizer import MEAN_TOKEN, SpecialTokens, load_tokenizer, special_tokens
 
 Objective = Literal["causal", "masked"]
+_EMBEDDED_AT_ONCE = 4096  # tokens
 _WITH_OUTPUT_LAYER = ("ForCausalLM", "LMHeadModel", "ForMaskedLM")
 
 
@@ -32,6 +34,7 @@ class LM:
     """A language model read at one hook point.
 
     `activations` stops the forward there; `logits` runs it to the end, with the activation replaced if asked.
+    Tokens may be `MEAN_TOKEN`, too.
 
     Attributes:
         resumes: whether a forward may begin at the hook point (`suffix`); None: not tried yet.
@@ -101,7 +104,7 @@ class LM:
 
         hooks = [(name, capture_as(name)) for name in hook_names]
         with suppress(_HookPointReached):
-            self.bridge.run_with_hooks(tokens_NT.to(self.device), fwd_hooks=hooks, return_type=None)
+            self._forward(tokens_NT, hooks, return_type=None)
         missing = [name for name in hook_names if name not in captured]
         if missing:
             raise IndexError(f"never reached: {missing[0]}")
@@ -116,8 +119,37 @@ class LM:
             return edit(value.flatten(2).float()).to(value.dtype).reshape(value.shape)
 
         hooks = [] if edit is None else [(self.hook_name, splice)]
-        logits_NTV = self.bridge.run_with_hooks(tokens_NT.to(self.device), fwd_hooks=hooks, return_type="logits")
-        return logits_NTV.float()
+        return self._forward(tokens_NT, hooks, return_type="logits").float()
+
+    def _forward(self, tokens_NT: Tensor, hooks: list[tuple[str, Any]], return_type: str | None) -> Any:
+        mean_NT = tokens_NT == MEAN_TOKEN
+        with self._embedded_as_mean(mean_NT) if bool(mean_NT.any()) else nullcontext():
+            tokens_NT = tokens_NT.masked_fill(mean_NT, 0).to(self.device)
+            return self.bridge.run_with_hooks(tokens_NT, fwd_hooks=hooks, return_type=return_type)
+
+    @contextmanager
+    def _embedded_as_mean(self, mean_NT: Tensor) -> Generator[None]:
+        mean_D, mean_NT = self._mean_embedding, mean_NT.to(self.device)
+
+        def put(module: nn.Module, args: Any, embedded_NTD: Tensor) -> Tensor:
+            return torch.where(mean_NT[..., None], mean_D.to(embedded_NTD.dtype), embedded_NTD)
+
+        handle = self.bridge.original_model.get_input_embeddings().register_forward_hook(put)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @cached_property
+    def _mean_embedding(self) -> Tensor:
+        """Over the vocabulary without special tokens, as the LM's embedding gives it, scaled where it scales."""
+        ids_V = np.setdiff1d(np.arange(self.vocab_size), self.tokenizer.all_special_ids)
+        embedding = self.bridge.original_model.get_input_embeddings()
+        parts = [
+            embedding(some_V[None].to(self.device))[0] for some_V in torch.from_numpy(ids_V).split(_EMBEDDED_AT_ONCE)
+        ]
+        sums = torch.stack([part.sum(0, dtype=torch.float64) for part in parts]).sum(0)
+        return (sums / len(ids_V)).to(parts[0].dtype)
 
     def refuse_non_finite(self, x_BD: Tensor, tokens_NT: Tensor, kept_NT: Tensor) -> None:
         """Names the tokens behind the first NaN or infinity in activations at the kept positions.
@@ -130,9 +162,10 @@ class LM:
         bad = int((~torch.isfinite(x_BD).all(1)).nonzero()[0])
         row, position = kept_NT.nonzero()[bad].tolist()
         ids = tokens_NT[row, max(0, position - 8) : position + 1].tolist()
+        text = self.tokenizer.decode([token for token in ids if token != MEAN_TOKEN])
         raise NonFiniteError(
             f"NaN or infinity in the activations at {self.hook_name}, position {position} of the tokens "
-            f"{self.tokenizer.decode(ids)!r} (ids {ids}); expected finite numbers: try lm.dtype=float32 or another LM"
+            f"{text!r} (ids {ids}); expected finite numbers: try lm.dtype=float32 or another LM"
         )
 
     def refuse_if_spoiled(self) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor
 from masked_sae import checks
 from masked_sae.errors import InputError
 from masked_sae.masks.mask import Mask, MaskSettings
+from masked_sae.masks.replacement import replacement_ids
 from masked_sae.randomness import numpy_generator
 from masked_sae.settings import setting
 
-NAMED_REPLACEMENTS = ("bos", "eos", "pad", "unk", "mask", "random")
 LOSS_POSITIONS = ("all", "unmasked", "masked")
 TARGETS = ("masked", "clean")
 LONGEST_SPAN = 1e9
@@ -30,7 +30,7 @@ SCHEDULES = ("constant", "linear", "cosine")
 class Settings(MaskSettings):
     """Attributes:
     rate: expected share of maskable tokens that are replaced; the schedule ends there.
-    replacement: a name of `NAMED_REPLACEMENTS`, or a token of the vocabulary.
+    replacement: see `replacement_ids`.
     loss_positions: which positions the SAE is trained on.
     target: what it has to give back: what the LM computes on the masked text, or at the same place of the clean one.
     span: mean length of a masked span; 1 masks tokens independently.
@@ -84,7 +84,7 @@ class Settings(MaskSettings):
             initial_rate=self.initial_rate,
             schedule=self.schedule,
             span=self.span,
-            replacement=replacement_id(tokenizer, self.replacement, f"mask.{name}.replacement"),
+            replacement=replacement_ids(tokenizer, self.replacement, f"mask.{name}.replacement"),
             random_ids=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
             loss_positions=self.loss_positions,
             target=self.target,
@@ -103,7 +103,8 @@ class TokenMask(Mask):
     """See `Settings`.
 
     Attributes:
-        replacement: the token id written, or None for a random one out of `random_ids`.
+        replacement: the token ids written, in turn over a sequence's masked positions; None for random ones out of
+            `random_ids`.
         random_ids: the vocabulary that random replacements come from.
         seed: of the run.
     """
@@ -113,7 +114,7 @@ class TokenMask(Mask):
     initial_rate: float
     schedule: str
     span: float
-    replacement: int | None
+    replacement: tuple[int, ...] | None
     random_ids: NDArray[np.int64]
     loss_positions: str
     target: str
@@ -134,16 +135,17 @@ class TokenMask(Mask):
         self, tokens_NT: Tensor, maskable_NT: Tensor, ordinals: Sequence[int], progress: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
         length = tokens_NT.shape[1]
+        maskable = maskable_NT.numpy()
         masked = np.empty(tokens_NT.shape, dtype=bool)
         written = np.empty(tokens_NT.shape, dtype=np.int64)
         for row, (ordinal, done) in enumerate(zip(ordinals, progress, strict=True)):
             rng = numpy_generator(self.seed, f"{self.name} mask", ordinal)
-            masked[row] = draw_spans(rng, length, self.rate_at(done), self.span)
+            masked[row] = draw_spans(rng, length, self.rate_at(done), self.span) & maskable[row]
             if self.replacement is None:
                 written[row] = self.random_ids[rng.integers(0, len(self.random_ids), size=length)]
             else:
-                written[row] = self.replacement
-        masked_NT = torch.from_numpy(masked) & maskable_NT
+                written[row] = np.take(self.replacement, masked[row].cumsum() - 1, mode="wrap")
+        masked_NT = torch.from_numpy(masked)
         return torch.where(masked_NT, torch.from_numpy(written), tokens_NT), masked_NT
 
     def counted(self, masked_NT: Tensor) -> Tensor:
@@ -172,30 +174,3 @@ def draw_spans(rng: np.random.Generator, length: int, rate: float, span: float) 
         under_way = u_T[t] < (go_on if under_way else start)
         mask_T[t] = under_way
     return mask_T
-
-
-def replacement_id(tokenizer: Any, replacement: str, key: str = "mask.token.replacement") -> int | None:
-    """The token id that masking writes; None stands for random vocabulary tokens.
-
-    Args:
-        key: of the configuration, that names it.
-
-    Raises:
-        InputError: the tokenizer has no such token.
-    """
-    if replacement == "random":
-        return None
-    if replacement in NAMED_REPLACEMENTS:
-        token = getattr(tokenizer, f"{replacement}_token_id")
-        if token is None:
-            has = [n for n in NAMED_REPLACEMENTS[:-1] if getattr(tokenizer, f"{n}_token_id") is not None]
-            valid = f"a token that this tokenizer has: {', '.join([*has, 'random'])}, or one of its vocabulary"
-            raise InputError(key, replacement, valid)
-        return token
-    if replacement in tokenizer.get_vocab():
-        return tokenizer.convert_tokens_to_ids(replacement)
-    ids = tokenizer(replacement, add_special_tokens=False)["input_ids"]
-    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-        return ids[0]
-    valid = f"one of {', '.join(NAMED_REPLACEMENTS)}, or a single token of the vocabulary (this is {len(ids)} tokens)"
-    raise InputError(key, replacement, valid)

@@ -13,6 +13,7 @@ from masked_sae.lm_files import find_tokenizer_folder, read_lm_config, shortened
 
 # How text becomes tokens that spells one of the tokenizer's special tokens; another rule would be another text.
 SPELLED_SPECIAL_TOKENS = "as text"
+MEAN_TOKEN = -1  # no tokenizer's: an LM reads it as the mean of its vocabulary's embeddings
 
 
 @dataclass(frozen=True)
