@@ -7,8 +7,9 @@ import pytest
 
 from masked_sae.report.catalogue import our_catalogue
 from masked_sae.report.design import read_design
-from masked_sae.report.findings import Finding, answer, comparisons_made, decimals, find, show_p, signed
+from masked_sae.report.findings import Finding, comparisons_made, find
 from masked_sae.report.runs_table import read_runs
+from masked_sae.report.sentences import answer, decimals, sentence, show_p, signed
 from support.made_sweeps import make_sweep
 
 EV, ABSORPTION = "core/explained_variance", "absorption/token_class/full_absorption"
@@ -28,9 +29,9 @@ def test_known_effects_are_claimed_with_their_direction_and_size(tmp_path: Path)
     }
     at_low, at_high = (item.average for item in found[EV].comparisons)
     assert at_low.low < -0.05 < at_low.high < 0 and at_high.low < -0.1 < at_high.high < 0
-    sentence = found[EV].sentence
-    assert sentence.startswith("Explained variance: lower, which is worse, at mask rate 0.1 (\N{MINUS SIGN}0.0")
-    assert sentence.endswith("; 5 seeds.")
+    said = sentence(found[EV])
+    assert said.startswith("Explained variance: lower, which is worse, at mask rate 0.1 (\N{MINUS SIGN}0.0")
+    assert said.endswith("; 5 seeds.")
     assert answer(list(found.values())) == (
         "With masking, at matched L0: full absorption (token class) got better; explained variance got worse; "
         "no detectable difference in the other 5 metrics."
@@ -46,7 +47,9 @@ def test_without_effects_no_claim_is_made(tmp_path: Path, noise_seed: int) -> No
     assert {finding.verdict for finding in found.values()} == {"no detectable difference"}
     assert comparisons_made(list(found.values())) == 14
     for finding in found.values():
-        assert "which is" not in finding.sentence and "no detectable difference" in finding.sentence
+        said = sentence(finding)
+        assert "which is" not in said and "no detectable difference" in said
+        assert said.count(" would have shown") == len(finding.comparisons)
     assert answer(list(found.values())) == "With masking, at matched L0: no detectable difference in 7 metrics."
 
 
@@ -54,7 +57,7 @@ def test_with_one_seed_nothing_is_said(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0,), effect={EV: -2.0})
     found = list(findings_of(tmp_path).values())
     assert {finding.verdict for finding in found} == {"nothing can be said"}
-    assert all("one seed" in finding.sentence for finding in found)
+    assert all("one seed" in sentence(finding) for finding in found)
     assert answer(found).startswith("Nothing can be said about masking: one seed")
     assert comparisons_made(found) == 0
 
@@ -62,7 +65,7 @@ def test_with_one_seed_nothing_is_said(tmp_path: Path) -> None:
 def test_without_unmasked_runs_nothing_is_said(tmp_path: Path) -> None:
     make_sweep(tmp_path, rates=(0.1, 0.2))
     found = list(findings_of(tmp_path).values())
-    assert all("no unmasked runs" in finding.sentence for finding in found)
+    assert all("no unmasked runs" in sentence(finding) for finding in found)
     assert "no unmasked runs" in answer(found)
 
 
@@ -70,7 +73,7 @@ def test_at_one_sparsity_different_l0s_are_not_compared(tmp_path: Path) -> None:
     make_sweep(tmp_path, ks=(16,))
     found = list(findings_of(tmp_path).values())
     assert {finding.verdict for finding in found} == {"nothing can be said"}
-    assert all("sweep the sparsity too" in finding.sentence for finding in found)
+    assert all("sweep the sparsity too" in sentence(finding) for finding in found)
 
 
 def test_a_difference_that_correction_takes_back_is_told_as_such(tmp_path: Path) -> None:
@@ -78,7 +81,7 @@ def test_a_difference_that_correction_takes_back_is_told_as_such(tmp_path: Path)
     finding = findings_of(tmp_path)[EV]
     taken_back = [item.average for item in finding.comparisons if item.average.p < 0.05 and not item.average.detected]
     assert taken_back, "choose noise for which the test has something to hold"
-    assert finding.verdict == "no detectable difference" and "not kept when corrected" in finding.sentence
+    assert finding.verdict == "no detectable difference" and "not kept when corrected" in sentence(finding)
 
 
 def test_nothing_measured_says_so() -> None:

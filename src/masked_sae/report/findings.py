@@ -1,4 +1,4 @@
-"""What masking changed, metric by metric, and the sentences that say so."""
+"""What masking changed, metric by metric."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.design import Arm, Design
-from masked_sae.report.repetitions import Repetition, Repetitions, show_count, text_order_means
+from masked_sae.report.power import Power, power_of
+from masked_sae.report.repetitions import Repetition, Repetitions, text_order_means
 from masked_sae.report.runs_table import Runs
 from masked_sae.report.statistics import (
+    LEVEL,
     Curve,
     Difference,
     Interval,
@@ -25,11 +27,6 @@ from masked_sae.report.statistics import (
 )
 
 _SHOWN_L0S = 5
-CLUSTERED = (
-    "Pairs agree in text order (data.seed) and in seed; each text order counts as the mean of its seeds, and intervals "
-    "and p values are over text orders."
-)
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,14 @@ class Comparison:
     Attributes:
         average: over all L0s that both reach; corrected for there being several comparisons in the report.
         at_l0: at `Finding.l0_G`; not corrected.
+        power: what `average` could have shown, at the level that the correction asks of the first claim; None where
+            nothing was tested.
     """
 
     arm: Arm
     average: Difference
     at_l0: tuple[Difference, ...]
+    power: Power | None = None
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,6 @@ class Finding:
         tested = [item for item in self.comparisons if not math.isnan(item.average.p)]
         return "no detectable difference" if tested else "nothing can be said"
 
-    @property
-    def sentence(self) -> str:
-        return _sentence(self)
-
 
 def find(runs: Runs, design: Design) -> list[Finding]:
     """The headline metrics of every stratum, all comparisons between them corrected together."""
@@ -93,10 +89,13 @@ def find(runs: Runs, design: Design) -> list[Finding]:
         if (finding := _find(runs.measured, design, metric, stratum)) is not None
     ]
     corrected = iter(holm([item.average for finding in findings for item in finding.comparisons]))
-    return [
-        replace(finding, comparisons=tuple(replace(item, average=next(corrected)) for item in finding.comparisons))
-        for finding in findings
-    ]
+    alpha = (1 - LEVEL) / max(1, comparisons_made(findings))
+
+    def judged(item: Comparison) -> Comparison:
+        average = next(corrected)
+        return replace(item, average=average, power=_power(average, alpha))
+
+    return [replace(finding, comparisons=tuple(map(judged, finding.comparisons))) for finding in findings]
 
 
 def comparisons_made(findings: Sequence[Finding]) -> int:
@@ -107,28 +106,6 @@ def comparisons_made(findings: Sequence[Finding]) -> int:
 def text_orders_are_shared(findings: Sequence[Finding]) -> bool:
     """Whether some text order was repeated with several seeds, or a seed with several text orders."""
     return any(not repeated.seeds_alone for finding in findings for repeated in finding.repeated.values())
-
-
-def answer(findings: Sequence[Finding]) -> str:
-    """What masking did to the headline metrics of one stratum, in a sentence."""
-    tested = [finding for finding in findings if finding.verdict != "nothing can be said"]
-    if not tested:
-        reasons = [item.average.reason for finding in findings for item in finding.comparisons if item.average.reason]
-        most = max(dict.fromkeys(reasons), key=reasons.count) if reasons else "no unmasked runs to compare with"
-        return f"Nothing can be said about masking: {most}." if findings else "No run has been measured yet."
-    parts: list[str] = []
-    for verdict in ("better", "worse", "changed", "mixed"):
-        names = [finding.metric.label for finding in tested if finding.verdict == verdict]
-        if names:
-            verb = {"changed": "changed", "mixed": "moved both ways, depending on the mask"}.get(
-                verdict, f"got {verdict}"
-            )
-            parts.append(f"{_together([_inside(name) for name in names])} {verb}")
-    unmoved = sum(finding.verdict == "no detectable difference" for finding in tested)
-    if unmoved:
-        which = f"{'the other ' if parts else ''}{unmoved} metric{'s' if unmoved > 1 else ''}"
-        parts.append(f"no detectable difference in {which}")
-    return f"With masking, at matched L0: {'; '.join(parts)}."
 
 
 def direction(metric: Metric, difference: Difference) -> str:
@@ -158,6 +135,12 @@ def clustered(rows: pd.DataFrame, column: str) -> Interval:
 
 def repetitions_of(rows: pd.DataFrame) -> Repetitions:
     return Repetitions(tuple(map(Repetition, rows["data_seed"], rows["seed"])))
+
+
+def _power(average: Difference, alpha: float) -> Power | None:
+    if math.isnan(average.p) or not average.spread > 0:
+        return None
+    return power_of(average.spread, average.paired.text_orders, alpha)
 
 
 def _find(table: pd.DataFrame, design: Design, metric: Metric, stratum: int) -> Finding | None:
@@ -214,87 +197,3 @@ def _shown_l0s(unmasked: list[Curve]) -> NDArray[np.float64]:
     inner = np.geomspace(low, high, _SHOWN_L0S)
     rounded = np.array([float(f"{l0:.2g}") if l0 < 100 else float(f"{l0:.3g}") for l0 in inner])
     return np.unique(np.where((rounded >= low) & (rounded <= high), rounded, inner))
-
-
-def _sentence(finding: Finding) -> str:
-    name = finding.metric.label
-    if not finding.comparisons:
-        return f"{name}: nothing can be said, for there are no unmasked runs to compare with."
-    said: dict[str, list[Comparison]] = {}
-    for item in finding.comparisons:
-        said.setdefault(_said(finding.metric, item), []).append(item)
-    ordered = sorted(said.items(), key=lambda pair: not pair[1][0].average.detected)
-    seeds = {show_seeds(item.average) for item in finding.comparisons if not math.isnan(item.average.estimate)}
-    parts = [f"{what} at {_together(_shown(items, tell_seeds=len(seeds) > 1))}" for what, items in ordered]
-    return f"{name}: {'; '.join([*parts, *(seeds if len(seeds) == 1 else ())])}."
-
-
-def _said(metric: Metric, item: Comparison) -> str:
-    average = item.average
-    if math.isnan(average.p):
-        return f"nothing can be said ({average.reason})"
-    if not average.detected:
-        return "no detectable difference"
-    which = direction(metric, average)
-    return ("higher" if average.estimate > 0 else "lower") + ("" if which == "changed" else f", which is {which},")
-
-
-def _shown(items: Sequence[Comparison], tell_seeds: bool) -> list[str]:
-    """Each way of masking with what it changed; `mask rate` is said once."""
-    shown: list[str] = []
-    for item in items:
-        average = item.average
-        label = item.arm.label.removeprefix("mask rate ") if shown else item.arm.label
-        if math.isnan(average.estimate):
-            shown.append(label)
-            continue
-        notes = [show_difference(average)]
-        if tell_seeds:
-            notes.append(show_seeds(average))
-        if not math.isnan(average.p) and not average.detected and not average.low <= 0 <= average.high:
-            notes.append("not kept when corrected")
-        shown.append(f"{label} ({', '.join(notes)})")
-    return shown
-
-
-def _inside(label: str) -> str:
-    """A label within a sentence: abbreviations keep their capitals."""
-    return label[0].lower() + label[1:] if label[1:2].islower() else label
-
-
-def _together(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def show_difference(difference: Difference) -> str:
-    """`+0.012 [+0.004, +0.020]`; empty where there is no estimate."""
-    if math.isnan(difference.estimate):
-        return ""
-    digits = decimals(difference.high - difference.low)
-    text = signed(difference.estimate, digits)
-    if math.isnan(difference.low):
-        return text
-    return f"{text} [{signed(difference.low, digits)}, {signed(difference.high, digits)}]"
-
-
-def show_p(p: float) -> str:
-    """`0.012`; empty where nothing was tested."""
-    if math.isnan(p):
-        return ""
-    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
-
-
-def show_seeds(difference: Difference) -> str:
-    return show_count(difference.paired, difference.run)
-
-
-def decimals(width: float) -> int:
-    """So many that an interval of this width has two digits."""
-    if not width > 0 or not math.isfinite(width):
-        return 4
-    return min(6, max(0, 1 - math.floor(math.log10(width))))
-
-
-def signed(value: float, digits: int) -> str:
-    text = f"{abs(value):.{digits}f}"
-    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"

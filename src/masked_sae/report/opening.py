@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from masked_sae.report.findings import Finding, answer
+from masked_sae.report.findings import Finding
+from masked_sae.report.sentences import answer, sentence
 
 DEMONSTRATION = "demo"  # the name of the sweep that shows what a page looks like, rather than what masking does
 _SAID = "A demonstration on the embedded LM, short training; what longer training showed is in docs/results.md."
@@ -29,7 +30,7 @@ def open_page(sweep: str, findings: Sequence[Finding]) -> Opening:
     """
     shown = next((finding for finding in findings if _has_interval(finding)), None)
     stratum = f"{shown.stratum}: " if shown is not None and shown.stratum else ""
-    line = answer(findings) if shown is None else stratum + shown.sentence
+    line = answer(findings) if shown is None else stratum + sentence(shown)
     return Opening(_SAID if sweep == DEMONSTRATION else "", line)
 
 

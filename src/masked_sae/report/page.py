@@ -20,19 +20,22 @@ from masked_sae.report.charts import curve_charts, difference_chart, front_chart
 from masked_sae.report.design import Design, show_setting
 from masked_sae.report.dots import dot_rows
 from masked_sae.report.exports import data_dictionary
-from masked_sae.report.findings import (
-    CLUSTERED,
-    Finding,
-    answer,
-    comparisons_made,
-    show_difference,
-    show_p,
-    show_seeds,
-    text_orders_are_shared,
-)
+from masked_sae.report.findings import Finding, comparisons_made, text_orders_are_shared
 from masked_sae.report.opening import open_page
+from masked_sae.report.power import TARGET
 from masked_sae.report.reproduce import Reproduction
 from masked_sae.report.runs_table import Runs
+from masked_sae.report.sentences import (
+    CLUSTERED,
+    POWERFUL,
+    answer,
+    sentence,
+    show_difference,
+    show_needed,
+    show_p,
+    show_seeds,
+    show_smallest,
+)
 from masked_sae.report.series import fronts, references
 from masked_sae.report.statistics import OUTSIDE, Difference
 from masked_sae.runs.sweep_record import heading
@@ -68,6 +71,8 @@ def render_page(
         "opening": open_page(title, findings),
         "strata": [_stratum(design, label, findings, charts) for label in design.strata or ("",)],
         "comparisons": comparisons_made(findings),
+        "powerful": POWERFUL,
+        "target": TARGET,
         "clustered": CLUSTERED if text_orders_are_shared(findings) else "",
         "not_measured": runs.catalogue.not_measured(runs.measured_metrics),
         "runs": len(runs.own),
@@ -125,7 +130,7 @@ def _stratum(design: Design, label: str, findings: Sequence[Finding], charts: _C
             {
                 "name": finding.metric.label,
                 "titled": _named(finding.metric),
-                "said": finding.sentence.removeprefix(f"{finding.metric.label}: "),
+                "said": sentence(finding).removeprefix(f"{finding.metric.label}: "),
                 "verdict": finding.verdict,
                 "l0": _matched(finding),
                 "level": charts.add(level_chart(design, finding)),
@@ -138,6 +143,8 @@ def _stratum(design: Design, label: str, findings: Sequence[Finding], charts: _C
                         "range": _range(item.average.l0_low, item.average.l0_high),
                         "unmasked": _number(item.average.unmasked),
                         "p": show_p(item.average.p_adjusted) or "—",
+                        "smallest": show_smallest(item) or "—",
+                        "needed": show_needed(item.power) or "—",
                         "reason": item.average.reason,
                         "cells": [_cell(at) for at in item.at_l0],
                     }

@@ -69,6 +69,7 @@ class Difference:
         estimate: mean over the text orders of the means over their seeds.
         low, high: 95 % interval; NaN where there is none.
         p: two-sided; NaN where there is none. `p_adjusted`: after Holm's correction, where one was made.
+        spread: standard deviation between text orders; NaN where there is none.
         paired: repetitions that were compared, of `run` that were trained at all.
         l0_low, l0_high: between which L0s, or at which.
         unmasked: the unmasked mean there.
@@ -86,6 +87,7 @@ class Difference:
     reason: str = ""
     p_adjusted: float = math.nan
     run: Repetitions = NONE
+    spread: float = math.nan
 
     @property
     def detected(self) -> bool:
@@ -290,7 +292,7 @@ def _judge(difference_of_pair: Sequence[Array], pairs: list[Pair], l0_G: Array |
         return replace(only, estimate=estimate, l0_low=at[0], l0_high=at[1], unmasked=unmasked)
     low, high = min(way.low for way in ways), max(way.high for way in ways)
     spread_2 = difference_2C.std(axis=1, ddof=1)
-    judged = Difference(estimate, low, high, math.nan, paired, *at, unmasked)
+    judged = Difference(estimate, low, high, math.nan, paired, *at, unmasked, spread=float(spread_2.max()))
     scale = float(np.abs(difference_2C).max())
     if not spread_2.max() > 1e-12 * max(scale, 1e-300):
         if scale == 0:
