@@ -1,5 +1,6 @@
 """Ground-truth metrics on SAEs built by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,24 @@ def test_a_known_share_is_absorbed() -> None:
     assert metrics.false_firing_P.tolist() == [0, 0]
     assert metrics.cosine_P.tolist() == pytest.approx([1, 1])
     assert metrics.metrics()["absorption_rate"] == pytest.approx(0.2)
+
+
+def test_a_feature_of_the_context_is_absorbed_by_what_the_token_brings() -> None:
+    """The context tells of parent 0 wherever it is there; on 2 of 14 activations latents of the token's carry that."""
+    context = UNUSED
+    truth = replace(TRUTH, features=(*FEATURES[:5], Feature("context 0", "context", 0)))
+    coefficients_BG = coefficients()
+    coefficients_BG[:, context] = coefficients_BG[:, P0]
+    W_dec_FD = torch.cat([TRUTH.directions_GD, between(P0, context)[None], between(C00, context)[None]])
+    f_BF = F.pad(coefficients_BG, (0, 2))
+    for active, main, latent in (((P0,), P0, 6), ((P0, C00), C00, 7)):
+        row = rows_of(*active)[0]
+        f_BF[row, [main, context]] = 0
+        f_BF[row, latent] = 1.4
+    found = ground_truth_metrics(W_dec_FD, f_BF, coefficients_BG, truth)
+    assert found.absorption_X.tolist() == pytest.approx([2 / 14])
+    assert found.metrics()["context_absorption_rate"] == pytest.approx(2 / 14)
+    assert "context_absorption_rate" not in measure(*perfect()).metrics()
 
 
 def test_a_parent_without_a_latent_is_absorbed_whole() -> None:

@@ -1,6 +1,6 @@
 """What an SAE finds of the features that are truly in a synthetic LM's activations.
 
-Axes: B activations, D `d_in`, F `d_sae`, G true features, P parents, C children of a parent.
+Axes: B activations, D `d_in`, F `d_sae`, G true features, P parents, C children of a parent, X context features.
 """
 
 import math
@@ -40,6 +40,8 @@ class GroundTruthMetrics:
             counts was missed.
         recall_alone_P: of the activations with the parent and none of its children, the share where its latent fires.
         false_firing_P: of the activations where the parent's latent fires, the share without any of the parent.
+        absorption_X: as `absorption_P`, of the context features: general ones that the context brings, while the token
+            brings the special ones, the parent that the context tells of and its children.
     """
 
     mean_max_cosine: float
@@ -51,6 +53,7 @@ class GroundTruthMetrics:
     recall_with_child_P: Tensor
     recall_alone_P: Tensor
     false_firing_P: Tensor
+    absorption_X: Tensor
 
     def metrics(self) -> dict[str, float]:
         """Numbers for a table; one that could not be measured is left out."""
@@ -58,6 +61,7 @@ class GroundTruthMetrics:
             "mean_max_cosine": self.mean_max_cosine,
             "recovered": self.recovered,
             "absorption_rate": self.absorption_P.nanmean().item(),
+            "context_absorption_rate": self.absorption_X.nanmean().item(),
             "parent_recall_with_child": self.recall_with_child_P.nanmean().item(),
             "parent_recall_alone": self.recall_alone_P.nanmean().item(),
             "false_firing": self.false_firing_P.nanmean().item(),
@@ -99,16 +103,11 @@ def ground_truth_metrics(
     cosine_FG = (rows_FD @ truth.directions_GD.T).masked_fill_(~fires_BF.any(0)[:, None], 0.0)
     latent_G = _match(cosine_FG, occurs_G)
     matched_G = cosine_FG.gather(0, latent_G[None, :])[0]
+    found = _Found(fires_BF, active_BG, cosine_FG, latent_G, carried_above)
     per_parent: list[tuple[Tensor, ...]] = []
     for parent in range(truth.parents):
-        children = truth.children_of(parent)
+        absorbed_B, with_child_B = found.absorbed(parent, truth.children_of(parent))
         main_B, active_B = fires_BF[:, latent_G[parent]], active_BG[:, parent]
-        both_BC = active_BG[:, children] & active_B[:, None]
-        with_child_B = both_BC.any(1)
-        carries_FC = (cosine_FG[:, parent, None] > carried_above) & (cosine_FG[:, children] > carried_above)
-        some = carries_FC.any(1)
-        carried_BC = fires_BF[:, some].float() @ carries_FC[some].float() > 0
-        absorbed_B = ~main_B & (carried_BC & both_BC).any(1)
         per_parent.append(
             (
                 _share(absorbed_B, with_child_B),
@@ -117,6 +116,11 @@ def ground_truth_metrics(
                 _share(coefficients_BG[:, parent] == 0, main_B),
             )
         )
+    of_context = [
+        _share(*found.absorbed(g, [feature.parent, *truth.children_of(feature.parent)]))
+        for g, feature in enumerate(truth.features)
+        if feature.kind == "context" and feature.parent is not None
+    ]
     absorption_P, recall_with_child_P, recall_alone_P, false_firing_P = map(torch.stack, zip(*per_parent, strict=True))
     return GroundTruthMetrics(
         mean_max_cosine=cosine_FG.amax(0)[occurs_G].mean().item(),
@@ -128,7 +132,30 @@ def ground_truth_metrics(
         recall_with_child_P=recall_with_child_P.cpu(),
         recall_alone_P=recall_alone_P.cpu(),
         false_firing_P=false_firing_P.cpu(),
+        absorption_X=torch.stack(of_context).cpu() if of_context else torch.empty(0),
     )
+
+
+class _Found(NamedTuple):
+    """What fires and what is there: see `ground_truth_metrics`."""
+
+    fires_BF: Tensor
+    active_BG: Tensor
+    cosine_FG: Tensor
+    latent_G: Tensor
+    carried_above: float
+
+    def absorbed(self, general: int, special: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where a latent of a special feature that is there carries the general one, whose own is silent; and where
+        both features are there. Both (B,), bool.
+        """
+        both_BC = self.active_BG[:, special] & self.active_BG[:, general, None]
+        carries_FC = self.cosine_FG[:, special] > self.carried_above
+        carries_FC &= self.cosine_FG[:, general, None] > self.carried_above
+        some = carries_FC.any(1)
+        carried_BC = self.fires_BF[:, some].float() @ carries_FC[some].float() > 0
+        silent_B = ~self.fires_BF[:, self.latent_G[general]]
+        return silent_B & (carried_BC & both_BC).any(1), both_BC.any(1)
 
 
 def _match(cosine_FG: Tensor, occurs_G: Tensor) -> Tensor:
@@ -224,6 +251,13 @@ FAMILY = Family(
             "parent active in truth, its latent silent, a child's latent carrying its direction",
             "lower",
             headline=True,
+        ),
+        Wording(
+            "context_absorption_rate",
+            "Absorption rate of context features (ground truth)",
+            "share",
+            "the context's feature active in truth, its latent silent, a latent of what the token brings carrying it",
+            "lower",
         ),
         Wording(
             "mean_max_cosine",
