@@ -7,7 +7,6 @@ Axes: P positions, W positions of one concept that its probe gets right, C conce
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
-from torch.nn import functional as F
 
+from masked_sae.evals.absorbed import Absorbed, absorbed_on, split_latents
 from masked_sae.evals.concept_probes import (
     ConceptProbes,
     Ranking,
@@ -28,17 +27,11 @@ from masked_sae.evals.concept_probes import (
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
 from masked_sae.evals.family import Family, Measured, Wording, same_settings
 from masked_sae.evals.texts.concepts import Concepts, first_letter, token_class
+from masked_sae.evals.texts.python_syntax import python_syntax
 from masked_sae.saes import InferenceSAE
 
-FULL_COSINE = 0.025  # between the probe and the one latent of full absorption, at least
-FRACTION_COSINE = 0.1  # between the probe and each of the absorbing latents of the fraction
-CARRIED_SHARE = 0.4  # of the activation's projection that absorbing latents carry, at least
-MAX_ABSORBING = 3  # latents that may share in the fraction
 MINIMUM_F1 = 0.6  # a concept whose ground-truth probe is no better is left out
-F1_JUMP = 0.03  # one more latent in the sparse probe counts as a split where F1 grows by more
 MAX_LATENTS = 10  # of a sparse probe
-_SILENT = 1e-8
-_CHUNK = 512  # positions whose latents are dense at a time
 
 
 @dataclass(frozen=True)
@@ -63,17 +56,34 @@ class ConceptAbsorption:
 
 
 @dataclass(frozen=True)
+class PairAbsorption:
+    """A general concept absorbed by a special case of it.
+
+    Attributes:
+        positions: test positions of the special case, that the general concept's probe gets right.
+        absorbed: share of these with full absorption of the general concept by a split latent of the special one.
+    """
+
+    general: str
+    special: str
+    positions: int
+    absorbed: float
+
+
+@dataclass(frozen=True)
 class AbsorptionResult:
     """Absorption on one set of concepts.
 
     Attributes:
         concepts: the measurable ones; empty where there are too few.
+        pairs: of these, of a general concept and a special case, where the set tells of such.
         measurable: how many there are.
         l0: mean number of active latents at the test positions.
         not_measurable: why this LM cannot be measured, else None.
     """
 
     concepts: tuple[ConceptAbsorption, ...]
+    pairs: tuple[PairAbsorption, ...]
     measurable: int
     l0: float
     not_measurable: str | None
@@ -82,69 +92,14 @@ class AbsorptionResult:
         """Means over the concepts; without them where nothing was measurable."""
         if self.not_measurable is not None:
             return {"concepts": float(self.measurable), "l0": self.l0}
-        return {
+        of_pairs = {"pair_absorption": fmean(pair.absorbed for pair in self.pairs)} if self.pairs else {}
+        return of_pairs | {
             "full_absorption": fmean(concept.full_absorption for concept in self.concepts),
             "absorption_fraction": fmean(concept.absorption_fraction for concept in self.concepts),
             "split_latents": fmean(len(concept.split_latents) for concept in self.concepts),
             "concepts": float(self.measurable),
             "l0": self.l0,
         }
-
-
-def split_latents(ranked: Sequence[int], f1: Sequence[float], jump: float = F1_JUMP) -> tuple[int, ...]:
-    """The shortest prefix of the ranked latents past which the F1 of 1, 2, … of them grows by no more than `jump`."""
-    grows = (later > earlier + jump for earlier, later in pairwise(f1))
-    length = next((k for k, more in enumerate(grows, start=1) if not more), len(f1))
-    return tuple(ranked[:length])
-
-
-@torch.inference_mode()
-def absorption_at(
-    x_WD: Tensor, f_WF: Tensor, W_dec_FD: Tensor, probe_D: Tensor, split: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Full absorption and absorption fraction of one concept at each position.
-
-    With `u` the probe's unit vector, the activation's projection is `x · u` and a latent's `f · (W_dec u)`. SAEBench
-    has `f · cos(W_dec, u)`: the same for decoder rows of unit norm, while for others only this one is what the latent
-    adds to the projection. No bias enters.
-
-    - Full absorption: no split latent fires; the latent with the largest projection has a cosine of at least 0.025 with
-      the probe, and carries at least 0.4 of the activation's projection.
-    - Absorption fraction: `a` is what the (up to 3) latents with the largest projections carry, of those that are no
-      split latents and have a cosine of at least 0.1; `m` is what the split latents carry. Where `a` is less than 0.4
-      of the activation's projection, or `m` is all of it, the fraction is 0. Else it is `a / (a + m)`, with `a` cut to
-      what `m` leaves of the projection; 1 where `m <= 0`.
-
-    Args:
-        x_WD: activations, float32.
-        f_WF: latents.
-        W_dec_FD: decoder rows, of any norm.
-        probe_D: the ground-truth probe's weights, of any norm.
-        split: the concept's split latents.
-
-    Returns:
-        Full absorption (W,), bool, and the fraction (W,), float32 in [0, 1].
-    """
-    u_D = F.normalize(probe_D, dim=0)
-    direction_F = W_dec_FD @ u_D
-    cosine_F = direction_F / W_dec_FD.norm(dim=1).clamp_min(1e-12)
-    along_W = x_WD @ u_D
-    carried_WF = f_WF * direction_F
-    main = torch.tensor(split, dtype=torch.long, device=f_WF.device)
-
-    top_W, latent_W = carried_WF.max(dim=1)
-    silent_W = (f_WF[:, main] < _SILENT).all(dim=1)
-    aligned_W = cosine_F[latent_W] >= FULL_COSINE
-    full_W = silent_W & aligned_W & (along_W > 0) & (top_W >= CARRIED_SHARE * along_W)
-
-    main_W = carried_WF[:, main].sum(dim=1)
-    absorbs_F = cosine_F >= FRACTION_COSINE
-    absorbs_F[main] = False
-    others_WF = carried_WF.clamp_(min=0).mul_(absorbs_F)
-    absorbed_W = others_WF.topk(min(MAX_ABSORBING, others_WF.shape[1]), dim=1).values.sum(dim=1)
-    applies_W = (along_W > 0) & (main_W < along_W) & (absorbed_W >= CARRIED_SHARE * along_W)
-    a_W, m_W = absorbed_W.minimum(along_W - main_W), main_W.clamp_min(0)
-    return full_W, torch.where(applies_W, a_W / (a_W + m_W).clamp_min(1e-30), 0.0)
 
 
 @torch.inference_mode()
@@ -189,51 +144,46 @@ def evaluate_absorption(
             f"{len(measurable)} of {len(concepts.names)} concepts have a ground-truth probe with an F1 over "
             f"{minimum_f1:g}; {max(concepts.minimum, 1)} are needed"
         )
-        return dict.fromkeys(rankings, AbsorptionResult((), len(measurable), l0, reason))
+        return dict.fromkeys(rankings, AbsorptionResult((), (), len(measurable), l0, reason))
     train_PC = concepts.labels_PC[~test_P]
     ranked = rank_latents(latents_PF[~test_P.numpy()], train_PC, max_latents, seed, rankings=rankings)
     columns_PF = latents_PF.tocsc()
     x_test_PD, labels_test_PC = x_PD[test_P], concepts.labels_PC[test_P]
     right_PC = labels_test_PC & (probes.linear.logits(x_test_PD) > 0)
 
-    def measure(concept: int, latents: list[int]) -> ConceptAbsorption:
+    def measure(concept: int, latents: list[int]) -> tuple[ConceptAbsorption, Absorbed, Tensor]:
         f_PK = columns_PF[:, latents].toarray()
         f1 = sparse_probe_f1(f_PK, concepts.labels_PC[:, concept].numpy(), test_P.numpy())
         split = split_latents(latents, f1)
         right_W = right_PC[:, concept].nonzero()[:, 0]
-        full, fraction = _sums(x_test_PD, f_test_PF, unit_FD, probes.linear.W_CD[concept], split, right_W)
-        return ConceptAbsorption(
+        absorbed = absorbed_on(x_test_PD, f_test_PF, unit_FD, probes.linear.W_CD[concept], split, right_W)
+        found = ConceptAbsorption(
             concept=concepts.names[concept],
             probe_f1=probes.f1_C[concept].item(),
             sparse_f1=f1,
             split_latents=split,
             positions=len(right_W),
-            full_absorption=full / len(right_W),
-            absorption_fraction=fraction / len(right_W),
+            full_absorption=absorbed.full_W.double().mean().item(),
+            absorption_fraction=absorbed.fraction_W.double().mean().item(),
+        )
+        return found, absorbed, right_W
+
+    def result(ranked_CK: Tensor) -> AbsorptionResult:
+        measured = {concept: measure(concept, ranked_CK[concept].tolist()) for concept in measurable}
+        pairs: list[PairAbsorption] = []
+        for general, special in concepts.pairs:
+            if general in measured and special in measured:
+                (one, absorbed, right_W), (other, *_) = measured[general], measured[special]
+                both_W = labels_test_PC[right_W, special]
+                by_W = absorbed.full_W & torch.isin(absorbed.latent_W, torch.tensor(other.split_latents))
+                if both_W.any():
+                    share = by_W[both_W].double().mean().item()
+                    pairs.append(PairAbsorption(one.concept, other.concept, int(both_W.sum()), share))
+        return AbsorptionResult(
+            tuple(found for found, *_ in measured.values()), tuple(pairs), len(measurable), l0, None
         )
 
-    return {
-        ranking: AbsorptionResult(
-            tuple(measure(concept, ranked_CK[concept].tolist()) for concept in measurable), len(measurable), l0, None
-        )
-        for ranking, ranked_CK in ranked.items()
-    }
-
-
-def _sums(
-    x_PD: Tensor, f_PF: csr_array, W_dec_FD: Tensor, probe_D: Tensor, split: tuple[int, ...], rows_W: Tensor
-) -> tuple[float, float]:
-    """Over some positions, with the latents dense for a few positions, and those that fire there, at a time."""
-    full = fraction = 0.0
-    for some_W in rows_W.split(_CHUNK):
-        f_WF = f_PF[some_W.numpy()]
-        columns = np.union1d(f_WF.indices, split)
-        main = np.searchsorted(columns, split).tolist()
-        dense_WF = torch.from_numpy(f_WF[:, columns].toarray())
-        full_W, fraction_W = absorption_at(x_PD[some_W], dense_WF, W_dec_FD[torch.from_numpy(columns)], probe_D, main)
-        full += full_W.sum().item()
-        fraction += fraction_W.sum(dtype=torch.float64).item()
-    return full, fraction
+    return {ranking: result(ranked_CK) for ranking, ranked_CK in ranked.items()}
 
 
 # SAEBench ranks latents by their weight in the L1 probe, which says little of latents that are strong and rare; their
@@ -254,6 +204,8 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
             for key, value in found.metrics().items():
                 metrics[f"{name}/{key}{'' if key in _SHARED else suffix}"] = value
             details[f"{name}{suffix}"] = [asdict(concept) for concept in found.concepts]
+            if found.pairs:
+                details[f"{name}{suffix}/pairs"] = [asdict(pair) for pair in found.pairs]
             if found.not_measurable is not None:
                 notes[name] = f"not measurable on this LM: {found.not_measurable}"
     return Measured(metrics, notes, details)
@@ -275,6 +227,10 @@ def _concepts(name: str, context: EvalContext) -> Concepts:
         words, seed = settings.concept_words, settings.seed
         return context.texts_once((name, words, seed), lambda: first_letter(lm, words=words, seed=seed))
     tokens, seed = settings.concept_tokens, settings.seed
+    if name == "python_syntax":
+        length = context.held_out.content_length
+        made = lambda: python_syntax(lm, length=length, tokens=tokens, seed=seed)  # noqa: E731
+        return context.texts_once((name, length, tokens, seed), made)
     made = lambda: token_class(lm, context.held_out, tokens=tokens, seed=seed)  # noqa: E731
     return context.texts_once((name, tokens, seed), made)
 
@@ -309,6 +265,21 @@ FAMILY = Family(
             "lower",
             headline=True,
             in_paper="absorption",
+        ),
+        Wording(
+            r"(\w+)/pair_absorption",
+            "Absorption by the special case ({0})",
+            "share",
+            "positions of a special case of a concept on which no split latent of the concept fires "
+            "and one of the special case carries it, mean over pairs of concepts",
+            "lower",
+        ),
+        Wording(
+            r"(\w+)/pair_absorption_by_contribution",
+            "Absorption by the special case, by contribution ({0})",
+            "share",
+            _LIKEWISE,
+            "lower",
         ),
         Wording(
             r"(\w+)/absorption_fraction_by_contribution",

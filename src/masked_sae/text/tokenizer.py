@@ -114,13 +114,29 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _ids(tokenizer: Any, texts: Sequence[str], *, apart: bool) -> list[list[int]]:
-    """Ids of texts, special tokens taken apart or not; the tokenizer would otherwise remember which."""
-    if not texts:
-        return []
+    """Ids of texts, special tokens taken apart or not."""
+    return _tokenized(tokenizer, texts, apart)["input_ids"] if texts else []
+
+
+def encode_with_places(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """The ids of one text as ordinary text, and which of its characters each stands for, from where up to where.
+
+    Raises:
+        ValueError: a tokenizer written in Python does not tell.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError("this tokenizer does not tell which characters a token stands for")
+    found = _tokenized(tokenizer, [text], apart=True, return_offsets_mapping=True)
+    return found["input_ids"][0], found["offset_mapping"][0]
+
+
+def _tokenized(tokenizer: Any, texts: Sequence[str], apart: bool, **more: Any) -> Any:
+    """The tokenizer would otherwise remember whether special tokens are to be taken apart."""
+    settings = {"add_special_tokens": False, "split_special_tokens": apart, "verbose": False, **more}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     before = None if backend is None else backend.encode_special_tokens
     try:
-        return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=apart, verbose=False)["input_ids"]
+        return tokenizer(list(texts), **settings)
     finally:
         if backend is not None:
             backend.encode_special_tokens = before

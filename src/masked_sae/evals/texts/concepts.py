@@ -35,6 +35,7 @@ class Concepts:
         labels_PC: bool; a position may have several, or none.
         test_P: bool; the probes are fitted on the others.
         minimum: as many concepts must be measurable on an LM for a mean over them to say something.
+        pairs: of a general concept and a special case of it: where the second holds, so does the first.
     """
 
     set_name: str
@@ -43,6 +44,7 @@ class Concepts:
     labels_PC: Tensor
     test_P: Tensor
     minimum: int
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 def first_letter(
