@@ -96,7 +96,7 @@ def test_the_first_line_is_a_finding_with_its_interval(tmp_path: Path) -> None:
 def test_a_sweep_called_demo_calls_its_first_line_a_demonstration(tmp_path: Path) -> None:
     make_sweep(tmp_path / "demo", data_seeds=(0, 1), **SMALL)
     line = first_line(report(tmp_path / "demo"))
-    said = "A demonstration on the embedded LM, short training; what longer training showed is in docs/results.md. "
+    said = "A demonstration, with short training; what longer training showed is in docs/results.md. "
     assert line.startswith(f"{said}Explained variance: ")
     assert re.search(r"\[.*\].*2 text orders x 3 seeds\.$", line)
     assert (ROOT / "docs" / "results.md").exists()

@@ -8,7 +8,7 @@ from masked_sae.report.findings import Finding
 from masked_sae.report.sentences import answer, sentence
 
 DEMONSTRATION = "demo"  # the name of the sweep that shows what a page looks like, rather than what masking does
-_SAID = "A demonstration on the embedded LM, short training; what longer training showed is in docs/results.md."
+_SAID = "A demonstration, with short training; what longer training showed is in docs/results.md."
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,11 @@ def show_smallest(item: Comparison) -> str:
     if item.power is None:
         return ""
     change, unmasked = item.power.smallest, abs(item.average.unmasked)
-    share = f" ({change / unmasked:.0%})".replace("%", " %") if unmasked > change / _MOST_TIMES else ""
-    return f"{change:.2g}{share}" if change < 1 else f"{change:.0f}{share}"
+    shown = f"{change:.2g}" if change < 1 else f"{change:.0f}"
+    if unmasked * _MOST_TIMES < change:
+        return shown
+    percent = 100 * change / unmasked
+    return f"{shown} ({percent:.{0 if percent > 1 else 1}f} %)"
 
 
 def show_needed(power: Power | None) -> str:
