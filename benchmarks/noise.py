@@ -1,33 +1,39 @@
-"""Where the noise of a paired difference comes from: text order, first weights, the evaluation's own draw, concepts.
+"""Where the noise of a paired difference comes from, and whether the instrument sees what it has to see.
 
     python -m src.train +sweep=noise -m
-    python benchmarks/noise.py runs/noise --concepts token_class python_syntax --json noise.json
+    python benchmarks/noise.py runs/noise --json noise.json
 
-The sweep trains every text order (data.seed) with every first weights (seed), masked and not. Each SAE is measured with
-several `eval.seed`s, which draw the probes' batches, the split, and where there is a choice the texts. What is taken
-apart is masked minus unmasked full absorption: a random-effects analysis of variance of a design that is crossed and
-balanced. Its components may come out negative, where a factor does nothing: they are shown as they are.
+The sweep trains every text order (data.seed) with every first weights (seed), masked and not, Matryoshka and BatchTopK.
+Each SAE is measured with several `eval.seed`s, which draw the probes' batches, the split, and where there is a choice
+the texts. Two differences of absorption are looked at, pair by pair: masked minus unmasked, and Matryoshka minus
+BatchTopK without masking, of which the literature (arXiv 2503.17547) says that it is below zero. A random-effects
+analysis of variance of the crossed and balanced design tells what each factor adds to the spread of a pair. Components
+may come out negative, where a factor does nothing: they are shown as they are.
 """
 
 import argparse
 import itertools
 import json
+import math
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masked_sae.report.statistics import t_interval
 from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
 
 FACTORS = ("text order", "first weights", "evaluation", "concepts")
 Effect = tuple[int, ...]
+Array = NDArray[np.float64]
 
 
-def components(values: NDArray[np.float64]) -> dict[Effect, float]:
+def components(values: Array) -> dict[Effect, float]:
     """Variance of each effect of a balanced crossed design, one axis a factor; the last is what is left over.
 
     Mean squares, and from the highest interaction down what their expectations leave (Searle, Casella and McCulloch
@@ -35,7 +41,7 @@ def components(values: NDArray[np.float64]) -> dict[Effect, float]:
     """
     axes = range(values.ndim)
     effects = [effect for size in range(1, values.ndim + 1) for effect in itertools.combinations(axes, size)]
-    parts: dict[Effect, NDArray[np.float64]] = {(): values.mean(keepdims=True)}
+    parts: dict[Effect, Array] = {(): values.mean(keepdims=True)}
     squares: dict[Effect, float] = {}
     for effect in effects:
         others = tuple(axis for axis in axes if axis not in effect)
@@ -68,9 +74,31 @@ def variance_of_a_pair(found: dict[Effect, float], shape: tuple[int, ...]) -> di
     return added
 
 
-def measured(sweep: Path, concepts: list[str], eval_seeds: list[int], tokens: int) -> dict[tuple[Any, ...], float]:
-    """Full absorption by set and ranking, rate, data seed, seed, eval seed, concept."""
-    found: dict[tuple[Any, ...], float] = {}
+@dataclass(frozen=True)
+class Place:
+    """Of one figure of one SAE."""
+
+    metric: str
+    architecture: str
+    rate: float
+    data_seed: int
+    seed: int
+    eval_seed: int
+    concept: str
+
+
+COMPARED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "masked - unmasked": ({"architecture": "matryoshka", "rate": 0.3}, {"architecture": "matryoshka", "rate": 0.0}),
+    "Matryoshka - BatchTopK": (
+        {"architecture": "matryoshka", "rate": 0.0},
+        {"architecture": "batch_topk", "rate": 0.0},
+    ),
+}
+
+
+def measured(sweep: Path, concepts: list[str], eval_seeds: list[int], tokens: int) -> dict[Place, float]:
+    """Full absorption, and of pairs, by the commands of this project."""
+    found: dict[Place, float] = {}
     for eval_seed in eval_seeds:
         asked = [
             f"sweep={sweep}",
@@ -82,53 +110,64 @@ def measured(sweep: Path, concepts: list[str], eval_seeds: list[int], tokens: in
         subprocess.run([sys.executable, "-m", "src.evaluate", *asked], check=True, stdout=subprocess.DEVNULL)
         for path in sorted(sweep.glob("*/evals/absorption.json")):
             config: Any = read_config(RunFolder(path.parents[1]).config)
-            pair = config.mask.token.rate, config.data.seed, config.seed
-            for name, rows in json.loads(path.read_text())["details"].items():
+            of_run = config.sae.architecture, config.mask.token.rate, config.data.seed, config.seed, eval_seed
+            for metric, rows in json.loads(path.read_text())["details"].items():
                 for row in rows:
-                    if "full_absorption" in row:
-                        found[(name, *pair, eval_seed, row["concept"])] = row["full_absorption"]
+                    if "absorbed" in row:
+                        found[Place(metric, *of_run, f"{row['general']}/{row['special']}")] = row["absorbed"]
+                    else:
+                        found[Place(metric, *of_run, row["concept"])] = row["full_absorption"]
     return found
 
 
-def differences(found: dict[tuple[Any, ...], float], name: str) -> NDArray[np.float64]:
+def differences(found: dict[Place, float], metric: str, first: dict[str, Any], second: dict[str, Any]) -> Array:
     """(text orders, first weights, evaluations, concepts), over the concepts that every SAE was measured on."""
-    rows = {place[1:]: value for place, value in found.items() if place[0] == name}
-    axes = [sorted({place[axis] for place in rows}) for axis in range(5)]
-    (unmasked, masked), *others, concepts = axes[0], *axes[1:4], axes[4]
-    crossed = list(itertools.product(axes[0], *others))
-    concepts = [one for one in concepts if all((*place, one) in rows for place in crossed)]
-    shape = tuple(len(axis) for axis in (*others, concepts))
-    values = [rows[(masked, *place)] - rows[(unmasked, *place)] for place in itertools.product(*others, concepts)]
-    return np.array(values).reshape(shape)
+    here = [place for place in found if place.metric == metric]
+    axes = [sorted({getattr(place, name) for place in here}) for name in ("data_seed", "seed", "eval_seed", "concept")]
+    crossed = list(itertools.product(*axes[:3]))
+
+    def value(side: dict[str, Any], *place: Any) -> float | None:
+        data_seed, seed, eval_seed, concept = place
+        return found.get(
+            Place(metric=metric, data_seed=data_seed, seed=seed, eval_seed=eval_seed, concept=concept, **side)
+        )
+
+    sides = (first, second)
+    concepts = [one for one in axes[3] if all(value(side, *at, one) is not None for at in crossed for side in sides)]
+    values = [value(first, *at, one) - value(second, *at, one) for at in crossed for one in concepts]  # type: ignore
+    return np.array(values).reshape(*map(len, axes[:3]), len(concepts))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, help="of two mask rates, and every data.seed with every seed")
+    parser.add_argument("sweep", type=Path, help="the folder of +sweep=noise")
     parser.add_argument("--concepts", nargs="+", default=["token_class", "python_syntax"])
-    parser.add_argument("--eval-seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--eval-seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--tokens", type=int, default=16_384, help="eval.concept_tokens")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     found = measured(arguments.sweep, arguments.concepts, arguments.eval_seeds, arguments.tokens)
     rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(place[0] for place in found):
-        values = differences(found, name)
-        added = variance_of_a_pair(components(values), values.shape)
-        means = values.mean(axis=3)
-        rows.append(
-            {
-                "concepts": name,
+    print(f"{'':62}{'mean [95 % over text orders]':>30}{'spread':>8}  share of {', '.join(FACTORS)}")
+    for compared, sides in COMPARED.items():
+        for metric in dict.fromkeys(place.metric for place in found):
+            values = differences(found, metric, *sides)
+            added = variance_of_a_pair(components(values), values.shape)
+            total = sum(added.values())
+            interval = t_interval(values.mean(axis=(1, 2, 3)))
+            row = {
+                "compared": compared,
+                "metric": metric,
                 "shape": dict(zip(FACTORS, values.shape, strict=True)),
-                "mean": float(values.mean()),
-                "spread": float(np.sqrt(max(0.0, sum(added.values())))),
-                "spread_between_text_orders": float(means.mean(axis=(1, 2)).std(ddof=1)),
+                "mean": interval.mean,
+                "interval": [interval.low, interval.high],
+                "spread_of_a_pair": math.sqrt(max(0.0, total)),
                 "variance": added,
             }
-        )
-        total = sum(added.values())
-        shares = ", ".join(f"{factor} {variance / total:.0%}" for factor, variance in added.items())
-        print(f"{name}: mean {values.mean():+.3f}, spread of a pair {total**0.5:.3f}; {shares} {values.shape}")
+            rows.append(row)
+            shares = " ".join(f"{variance / total:6.0%}" for variance in added.values())
+            shown = f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+            print(f"{compared:24}{metric:38}{shown:>30}{row['spread_of_a_pair']:8.3f}  {shares}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 

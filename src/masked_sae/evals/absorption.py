@@ -27,7 +27,8 @@ from masked_sae.evals.concept_probes import (
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
 from masked_sae.evals.family import Family, Measured, Wording, same_settings
 from masked_sae.evals.texts.concepts import Concepts, first_letter, token_class
-from masked_sae.evals.texts.python_syntax import python_syntax
+from masked_sae.evals.texts.span_sets import SPAN_SETS
+from masked_sae.evals.texts.spans import concepts_of_spans
 from masked_sae.saes import InferenceSAE
 
 MINIMUM_F1 = 0.6  # a concept whose ground-truth probe is no better is left out
@@ -227,9 +228,9 @@ def _concepts(name: str, context: EvalContext) -> Concepts:
         words, seed = settings.concept_words, settings.seed
         return context.texts_once((name, words, seed), lambda: first_letter(lm, words=words, seed=seed))
     tokens, seed = settings.concept_tokens, settings.seed
-    if name == "python_syntax":
+    if name in SPAN_SETS:
         length = context.held_out.content_length
-        made = lambda: python_syntax(lm, length=length, tokens=tokens, seed=seed)  # noqa: E731
+        made = lambda: concepts_of_spans(SPAN_SETS[name], lm, length=length, tokens=tokens, seed=seed)  # noqa: E731
         return context.texts_once((name, length, tokens, seed), made)
     made = lambda: token_class(lm, context.held_out, tokens=tokens, seed=seed)  # noqa: E731
     return context.texts_once((name, tokens, seed), made)

@@ -7,7 +7,7 @@ from typing import Any
 from masked_sae import checks
 from masked_sae.settings import OwnModule, neutral, setting
 
-CONCEPT_SETS = ("token_class", "python_syntax", "first_letter")
+CONCEPT_SETS = ("token_class", "python_syntax", "prose", "first_letter")
 _MULTIPLIED = ("batch_size", "text_tokens")
 
 
@@ -31,7 +31,7 @@ class EvalSettings:
     batch_size: int = setting(unit="sequences")  # per forward with the SAE spliced in
     dense_frequency: float  # a latent that fires more often than this is dense
     concepts: list[str]  # absorption: sets of concepts
-    concept_tokens: int  # absorption: positions of token_class and python_syntax
+    concept_tokens: int  # absorption: positions, of all sets but first_letter
     concept_words: int | None  # absorption: words of first_letter; null: the whole vocabulary
     text_tokens: int  # sparse_probing, tpp, scr, ood: tokens of a text
     texts_per_class: int | None  # of either split; null: all there are

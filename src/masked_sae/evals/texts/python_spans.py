@@ -8,7 +8,8 @@ import keyword
 import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+
+from masked_sae.evals.texts.spans import Span
 
 # General concepts, each with special cases of it: wherever one of these holds, so does the general one.
 HIERARCHY: dict[str, tuple[str, ...]] = {
@@ -48,14 +49,6 @@ _BUILTINS = frozenset(name for name in dir(builtins) if not name.startswith("_")
 _DEFINED = {"def": "defined function", "class": "defined class"}
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
-
-
-class Span(NamedTuple):
-    """A concept of `CONCEPTS` holds from character `start` up to `stop`."""
-
-    concept: str
-    start: int
-    stop: int
 
 
 def python_spans(source: str) -> list[Span]:

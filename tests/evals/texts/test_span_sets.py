@@ -1,4 +1,4 @@
-"""Concepts of Python's syntax at an LM's tokens."""
+"""Concepts that hold over stretches of text, at an LM's tokens."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from masked_sae.activations.lm import LM, load_lm
 from masked_sae.errors import InputError
 from masked_sae.evals.texts.concepts import Concepts
 from masked_sae.evals.texts.python_spans import CONCEPTS, HIERARCHY
-from masked_sae.evals.texts.python_syntax import python_syntax
+from masked_sae.evals.texts.span_sets import SPAN_SETS
+from masked_sae.evals.texts.spans import concepts_of_spans
 from masked_sae.text.documents import in_validation, stdlib_documents
 from support.making import ROOT
 
@@ -19,6 +20,10 @@ LENGTH = 60
 @pytest.fixture(scope="module")
 def tiny() -> LM:
     return load_lm(str(ROOT / "assets" / "tiny_lm"), "blocks.2.hook_resid_post")
+
+
+def python_syntax(lm: LM, *, length: int, tokens: int, seed: int) -> Concepts:
+    return concepts_of_spans(SPAN_SETS["python_syntax"], lm, length=length, tokens=tokens, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,19 @@ def test_too_little_source_is_refused(tiny: LM) -> None:
     for tokens in (1, 10**9):
         with pytest.raises(InputError, match=r"eval\.concept_tokens="):
             python_syntax(tiny, length=LENGTH, tokens=tokens, seed=0)
+
+
+def test_prose_is_docstrings_and_topics_whose_pieces_of_words_are_labelled_alike(bert: LM) -> None:
+    """A tokenizer of single letters: all letters of a word have what the word has."""
+    prose = concepts_of_spans(SPAN_SETS["prose"], bert, length=40, tokens=2000, seed=0)
+    assert prose.set_name == "prose" and len(prose.texts.tokens_NT) * 40 == len(prose.labels_PC)
+    of = {name: prose.labels_PC[:, place] for place, name in enumerate(prose.names)}
+    letters_P = prose.texts.tokens_NT[prose.texts.read_NT]
+    the = bert.tokenizer.convert_tokens_to_ids("the")
+    assert of["article"][letters_P == the].all() and int((letters_P == the).sum()) > 5
+    continued_P = torch.tensor([word.startswith("##") for word in bert.tokenizer.convert_ids_to_tokens(letters_P)])
+    pairs = (continued_P[1:] & (prose.texts.texts_P[1:] == prose.texts.texts_P[:-1])).nonzero()[:, 0] + 1
+    assert len(pairs) > 500 and torch.equal(prose.labels_PC[pairs], prose.labels_PC[pairs - 1])
 
 
 def test_a_tokenizer_that_does_not_tell_places_is_refused() -> None:
