@@ -37,6 +37,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "mask.token.span": ("3", HIDES),
     "mask.token.schedule": ("cosine", SCHEDULED),
     "mask.token.initial_rate": ("0.2", SCHEDULED),
+    "mask.token.last_share": ("0.5", [*HIDES, "mask.token.schedule=step", "mask.token.initial_rate=0.9"]),
     "mask.latent.rate": ("0.2", HIDES),
     "mask.input.rate": ("0.2", HIDES),
     "sae.architecture": ("topk", []),

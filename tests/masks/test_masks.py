@@ -206,6 +206,13 @@ def test_schedules_go_from_the_initial_rate_to_the_rate(
     assert token_mask(rate, initial_rate=initial).rate_at(done) == rate
 
 
+def test_a_step_schedule_has_the_last_rate_for_the_last_share_alone() -> None:
+    mask = token_mask(0.0, initial_rate=0.3, schedule="step", last_share=0.25)
+    assert [mask.rate_at(done) for done in (0.0, 0.5, 0.74, 0.75, 1.0)] == [0.3, 0.3, 0.3, 0.0, 0.0]
+    always, never = (token_mask(0.1, initial_rate=0.3, schedule="step", last_share=share) for share in (1.0, 0.0))
+    assert [always.rate_at(0.0), never.rate_at(0.99)] == [0.1, 0.3]
+
+
 def test_a_cosine_schedule_is_level_at_both_ends() -> None:
     mask = token_mask(1.0, schedule="cosine")
     assert mask.rate_at(0.1) == pytest.approx(math.sin(0.05 * math.pi) ** 2)

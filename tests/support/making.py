@@ -152,6 +152,7 @@ def token_mask(rate: float, **changes: Any) -> TokenMask:
         "name": "token",
         "initial_rate": 0.0,
         "schedule": "constant",
+        "last_share": 0.1,
         "span": 1.0,
         "replacement": (0,),
         "random_ids": np.arange(1, 257),

@@ -40,6 +40,7 @@ SIDES = {
     "mask.token.span": IN,
     "mask.token.schedule": IN,
     "mask.token.initial_rate": IN,
+    "mask.token.last_share": IN,
     "mask.latent._module_": IN,
     "mask.latent.rate": IN,
     "mask.input._module_": IN,

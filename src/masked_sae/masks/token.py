@@ -18,12 +18,12 @@ from masked_sae.errors import InputError
 from masked_sae.masks.mask import Mask, MaskSettings
 from masked_sae.masks.replacement import replacement_ids
 from masked_sae.randomness import numpy_generator
-from masked_sae.settings import setting
+from masked_sae.settings import neutral, setting
 
 LOSS_POSITIONS = ("all", "unmasked", "masked")
 TARGETS = ("masked", "clean")
 LONGEST_SPAN = 1e9
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine", "step")
 
 
 @dataclass(kw_only=True)
@@ -34,7 +34,8 @@ class Settings(MaskSettings):
     loss_positions: which positions the SAE is trained on.
     target: what it has to give back: what the LM computes on the masked text, or at the same place of the clean one.
     span: mean length of a masked span; 1 masks tokens independently.
-    initial_rate: where a linear or cosine schedule starts.
+    initial_rate: where a schedule that is not constant starts.
+    last_share: of the training, that a step schedule gives to the last rate.
     """
 
     rate: float = setting(0.0, label="mask rate", unit="share of tokens")
@@ -44,10 +45,12 @@ class Settings(MaskSettings):
     span: float = setting(1.0, unit="tokens")
     schedule: str = "constant"
     initial_rate: float = setting(0.0, unit="share of tokens")
+    last_share: float = neutral(0.1)
 
     def check(self, key: str) -> None:
         super().check(key)
         checks.share(f"{key}.initial_rate", self.initial_rate)
+        checks.share(f"{key}.last_share", self.last_share)
         checks.one_of(f"{key}.loss_positions", self.loss_positions, LOSS_POSITIONS)
         checks.one_of(f"{key}.target", self.target, TARGETS)
         checks.one_of(f"{key}.schedule", self.schedule, SCHEDULES)
@@ -67,10 +70,12 @@ class Settings(MaskSettings):
         return self._rates()[1] == 0
 
     def effective(self) -> dict[str, Any]:
-        """A constant rate starts nowhere else."""
+        """A constant rate starts nowhere else, and only a step has a place."""
         settings = super().effective()
         if self.schedule == "constant":
             settings.pop("initial_rate", None)
+        if self.schedule != "step":
+            settings.pop("last_share", None)
         return settings
 
     def kept_share(self) -> float:
@@ -83,6 +88,7 @@ class Settings(MaskSettings):
             rate=self.rate,
             initial_rate=self.initial_rate,
             schedule=self.schedule,
+            last_share=self.last_share,
             span=self.span,
             replacement=replacement_ids(tokenizer, self.replacement, f"mask.{name}.replacement"),
             random_ids=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
@@ -113,6 +119,7 @@ class TokenMask(Mask):
     rate: float
     initial_rate: float
     schedule: str
+    last_share: float
     span: float
     replacement: tuple[int, ...] | None
     random_ids: NDArray[np.int64]
@@ -128,6 +135,8 @@ class TokenMask(Mask):
         """The rate after a share `progress` of the training."""
         if self.schedule == "constant":
             return self.rate
+        if self.schedule == "step":
+            return self.rate if progress >= 1 - self.last_share else self.initial_rate
         done = progress if self.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
         return self.initial_rate + (self.rate - self.initial_rate) * done
 

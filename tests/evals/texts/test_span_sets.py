@@ -1,5 +1,6 @@
 """Concepts that hold over stretches of text, at an LM's tokens."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,21 +76,23 @@ def test_the_seed_draws_texts_and_sides(concepts: Concepts, tiny: LM) -> None:
     assert other.texts.digest() != concepts.texts.digest()
 
 
-def test_too_little_source_is_refused(tiny: LM) -> None:
-    for tokens in (1, 10**9):
-        with pytest.raises(InputError, match=r"eval\.concept_tokens="):
-            python_syntax(tiny, length=LENGTH, tokens=tokens, seed=0)
+@pytest.mark.parametrize(("documents", "tokens"), [(1, 60), (3, 10_000)])
+def test_too_little_text_is_refused(documents: int, tokens: int, tiny: LM) -> None:
+    small = replace(SPAN_SETS["prose"], documents=lambda: ["two words and a number 7, " * 100] * documents)
+    with pytest.raises(InputError, match=r"eval\.concept_tokens="):
+        concepts_of_spans(small, tiny, length=LENGTH, tokens=tokens, seed=0)
 
 
 def test_prose_is_docstrings_and_topics_whose_pieces_of_words_are_labelled_alike(bert: LM) -> None:
     """A tokenizer of single letters: all letters of a word have what the word has."""
     prose = concepts_of_spans(SPAN_SETS["prose"], bert, length=40, tokens=2000, seed=0)
-    assert prose.set_name == "prose" and len(prose.texts.tokens_NT) * 40 == len(prose.labels_PC)
+    assert prose.set_name == "prose" and int(prose.texts.read_NT.sum()) == len(prose.labels_PC)
     of = {name: prose.labels_PC[:, place] for place, name in enumerate(prose.names)}
     letters_P = prose.texts.tokens_NT[prose.texts.read_NT]
-    the = bert.tokenizer.convert_tokens_to_ids("the")
-    assert of["article"][letters_P == the].all() and int((letters_P == the).sum()) > 5
-    continued_P = torch.tensor([word.startswith("##") for word in bert.tokenizer.convert_ids_to_tokens(letters_P)])
+    words = bert.tokenizer.convert_ids_to_tokens(letters_P)
+    continued_P = torch.tensor([word.startswith("##") for word in words])
+    the_P = torch.tensor([word == "the" for word in words])[:-1] & ~continued_P[1:]
+    assert of["article"][:-1][the_P].all() and int(the_P.sum()) > 5
     pairs = (continued_P[1:] & (prose.texts.texts_P[1:] == prose.texts.texts_P[:-1])).nonzero()[:, 0] + 1
     assert len(pairs) > 500 and torch.equal(prose.labels_PC[pairs], prose.labels_PC[pairs - 1])
 
