@@ -110,7 +110,9 @@ def measured(sweep: Path, concepts: list[str], eval_seeds: list[int], tokens: in
         subprocess.run([sys.executable, "-m", "src.evaluate", *asked], check=True, stdout=subprocess.DEVNULL)
         for path in sorted(sweep.glob("*/evals/absorption.json")):
             config: Any = read_config(RunFolder(path.parents[1]).config)
-            of_run = config.sae.architecture, config.mask.token.rate, config.data.seed, config.seed, eval_seed
+            own = config.data.get("seed")  # not on record where it is the run's seed
+            data_seed = config.seed if own is None else own
+            of_run = config.sae.architecture, config.mask.token.rate, data_seed, config.seed, eval_seed
             for metric, rows in json.loads(path.read_text())["details"].items():
                 for row in rows:
                     if "absorbed" in row:
