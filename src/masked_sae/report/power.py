@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from scipy import optimize, stats
 
@@ -32,6 +33,7 @@ def power_of(spread: float, count: int, alpha: float) -> Power:
     return Power(spread / math.sqrt(count) * _shift(count, alpha), _needed(spread, alpha))
 
 
+@cache  # a page asks for the same counts at one level for all its comparisons
 def _shift(count: int, alpha: float) -> float:
     """The noncentrality at which the test has the power."""
     degrees = count - 1

@@ -35,8 +35,12 @@ class Document:
 
 def in_validation(key: str, share: float) -> bool:
     """Whether a document is held out: a fixed pseudo-random choice by its key, the same on every machine."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return split_place(key) < share * 2**64
+
+
+def split_place(key: str) -> int:
+    """A document's place in the order in which a growing share holds documents out."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
 def stdlib_documents() -> Iterator[Document]:

@@ -122,10 +122,8 @@ def encode_with_places(tokenizer: Any, text: str) -> tuple[list[int], list[tuple
     """The ids of one text as ordinary text, and which of its characters each stands for, from where up to where.
 
     Raises:
-        ValueError: a tokenizer written in Python does not tell.
+        NotImplementedError: the tokenizer is written in Python (not `is_fast`), and does not tell.
     """
-    if not tokenizer.is_fast:
-        raise ValueError("this tokenizer does not tell which characters a token stands for")
     found = _tokenized(tokenizer, [text], apart=True, return_offsets_mapping=True)
     return found["input_ids"][0], found["offset_mapping"][0]
 

@@ -1,18 +1,17 @@
 """The sets of concepts that hold over stretches of the standard library's text."""
 
-import hashlib
 from collections.abc import Iterator
 
 from masked_sae.evals.texts import prose_spans as prose
 from masked_sae.evals.texts import python_spans as syntax
 from masked_sae.evals.texts.spans import SpanSet
 from masked_sae.evals.texts.stdlib import code_and_prose
-from masked_sae.text.documents import Document, stdlib_documents
+from masked_sae.text.documents import Document, split_place, stdlib_documents
 
 
 def _held_out_first() -> list[Document]:
-    """By the digest that decides a document's split: whatever the share, those that are held out come first."""
-    return sorted(stdlib_documents(), key=lambda one: hashlib.blake2b(one.key.encode(), digest_size=8).digest())
+    """Whatever the share that is held out, documents that are come first."""
+    return sorted(stdlib_documents(), key=lambda document: split_place(document.key))
 
 
 def _modules() -> Iterator[str]:

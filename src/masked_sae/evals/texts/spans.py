@@ -100,8 +100,9 @@ def _pairs(what: SpanSet) -> tuple[tuple[int, int], ...]:
 def _labelled(what: SpanSet, lm: LM, text: str) -> tuple[list[int], NDArray[np.bool_]]:
     """Token ids, and which concepts hold at each, (T, C)."""
     at_character = np.zeros((len(text) + 1, len(what.names)), dtype=bool)
+    column = {name: place for place, name in enumerate(what.names)}
     for concept, start, stop in what.spans(text):
-        at_character[start:stop, what.names.index(concept)] = True
+        at_character[start:stop, column[concept]] = True
     for general, special in _pairs(what):
         at_character[:, general] |= at_character[:, special]
     ids, places = encode_with_places(lm.tokenizer, text)
