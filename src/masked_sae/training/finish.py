@@ -85,6 +85,7 @@ def _calibrated(members: Sequence[RunInTraining]) -> dict[RunInTraining, Inferen
 def _to_calibrate(member: RunInTraining) -> ToCalibrate:
     member.training.optimizer.state.clear()  # saved, and as large as two more SAEs
     sae = for_inference(member.training.sae.eval(), member.point.scale)
+    sae = sae.to(member.parts.lm.device)  # after its last step Lightning puts a module on the CPU
     return ToCalibrate(sae, member.run.config.sae, lambda: _last_l0(member))
 
 
