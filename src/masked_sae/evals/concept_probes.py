@@ -123,6 +123,7 @@ def sparse_probe_f1(
     one row, with their number as its weight, which leaves the objective as it is.
     """
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     f_RK, labels_R, counts_R = _condense(f_PK[~test_P], labels_P[~test_P])
     positives = counts_R[labels_R].sum()
@@ -131,7 +132,8 @@ def sparse_probe_f1(
     balance_R = counts_R.sum() / 2 / np.where(labels_R, positives, counts_R.sum() - positives)
     scores: list[float] = []
     for k in range(1, f_PK.shape[1] + 1):
-        probe = LogisticRegression(max_iter=500).fit(f_RK[:, :k], labels_R, sample_weight=counts_R * balance_R)
+        with threadpool_limits(1):  # the products are small, and threads that wait take the cores of other processes
+            probe = LogisticRegression(max_iter=500).fit(f_RK[:, :k], labels_R, sample_weight=counts_R * balance_R)
         predicted_P = f_PK[test_P, :k].astype(np.float64) @ probe.coef_[0] + probe.intercept_[0] > 0
         scores.append(f1_scores(torch.from_numpy(predicted_P), torch.from_numpy(labels_P[test_P])).item())
     return tuple(scores)
