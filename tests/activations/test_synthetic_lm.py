@@ -93,11 +93,21 @@ def test_its_tokenizer_has_every_replacement_and_reads_back_its_words(built: Pat
 
 def test_the_command_writes_a_new_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "lm"
-    monkeypatch.setattr("sys.argv", ["build", str(target), "--seed", "3"])
+    monkeypatch.setattr("sys.argv", ["build", str(target), "--seed", "3", "--alone-share", "0.5"])
     main()
-    assert read_recipe(target) == Recipe(seed=3)
+    assert read_recipe(target) == Recipe(seed=3, alone_share=0.5)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
     with pytest.raises(SystemExit):
         main()
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
-    assert json.loads((target / DESCRIPTION).read_text()) == {"recipe": asdict(Recipe(seed=3))}
+    assert json.loads((target / DESCRIPTION).read_text()) == {"recipe": asdict(Recipe(seed=3, alone_share=0.5))}
+
+
+@pytest.mark.parametrize("share", ["1.5", "-1", "nan"])
+def test_the_command_refuses_a_share_that_is_none(
+    share: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["build", str(tmp_path / "lm"), f"--alone-share={share}"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--alone-share from 0 to 1" in capsys.readouterr().err and not (tmp_path / "lm").exists()

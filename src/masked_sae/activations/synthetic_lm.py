@@ -149,11 +149,18 @@ def make_tokenizer(recipe: Recipe) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes a synthetic LM whose features are known.")
     parser.add_argument("folder", type=Path, help="a folder that does not exist yet")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    alone = "share of a parent's tokens without a child of it: 0 (always together) to 1 (never)"
+    parser.add_argument("--alone-share", type=float, default=Recipe.alone_share, metavar="SHARE", help=alone)
     arguments = parser.parse_args()
+    recipe = Recipe(seed=arguments.seed, alone_share=arguments.alone_share)
     if arguments.folder.exists():
         parser.error(f"{arguments.folder} exists")
-    build(arguments.folder, Recipe(seed=arguments.seed))
+    try:
+        recipe.check()
+    except ValueError:
+        parser.error("expected --seed from 0 to 4294967295 and --alone-share from 0 to 1")
+    build(arguments.folder, recipe)
 
 
 if __name__ == "__main__":
