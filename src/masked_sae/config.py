@@ -19,7 +19,7 @@ from masked_sae.masks import run_masks as masks
 from masked_sae.masks.mask import MaskSettings
 from masked_sae.saes import settings as saes
 from masked_sae.saes.settings import SAESettings
-from masked_sae.settings import dotted, find_own, is_kind, leaves, modules, recorded, setting
+from masked_sae.settings import dotted, find_own, is_kind, leaves, modules, neutral, recorded, setting
 from masked_sae.text.settings import DataSettings
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
@@ -98,6 +98,7 @@ class RunConfig(MeasuringConfig):
     mask: dict[str, MaskSettings]
     sae: SAESettings
     optim: OptimSettings
+    init_from: str | None = neutral(None)  # folder of a run that is done, whose SAE this one begins with
 
 
 def typed_config(config: DictConfig) -> RunConfig:
@@ -146,6 +147,7 @@ def recorded_config(stored: DictConfig, command: RunConfig, own: Mapping[str, An
     trained = {name: plain.pop(name, None) or {} for name in ("sae", "mask", "optim")}
     asked = {one.name: getattr(command, one.name) for one in fields(MeasuringConfig)}
     plain["eval"] = {}
+    init_from = plain.pop("init_from", None)
     schema = OmegaConf.structured(MeasuringConfig(**asked))
     schema.lm, schema.data = OmegaConf.structured(LMSettings), OmegaConf.structured(DataSettings)
     typed = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(plain)))
@@ -158,6 +160,7 @@ def recorded_config(stored: DictConfig, command: RunConfig, own: Mapping[str, An
         sae=recorded(SAESettings, trained["sae"]),
         mask={name: masks.recorded_mask(name, values, kept.get(name, 1.0)) for name, values in trained["mask"].items()},
         optim=recorded(OptimSettings, trained["optim"]),
+        init_from=init_from,
     )
 
 

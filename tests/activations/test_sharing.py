@@ -65,7 +65,8 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
 # Named by their content, or places. Threads and devices change last bits: packs tell them apart. `detach` is SLURM's.
 ELSEWHERE = {
     "lm.name", "lm.revision", "data.source", "data.path", "data.column", "data.name", "data.split", "data.revision",
-    "output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir", "detach", "trainer.device", "trainer.threads",
+    "init_from", "output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir",
+    "detach", "trainer.device", "trainer.threads",
 }  # fmt: skip
 ANOTHER = {"sae.architecture": "sae=topk"}  # not by its key
 BY_CHANCE = ("lm.batch_size",)  # round-off, which a small LM may not have

@@ -4,6 +4,7 @@ IN, OUT, BY_CONTENT = "in the id", "not in the id", "by content"
 SIDES = {
     "name": OUT,
     "seed": IN,
+    "init_from": BY_CONTENT,
     "output_dir": OUT,
     "force": OUT,
     "detach": OUT,

@@ -39,6 +39,17 @@ def baseline(config: RunConfig) -> RunFolder:
     return make_run(config, {}).folder
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka", "relu", "jumprelu", "gated"])
+def test_on_cuda_a_run_is_trained_calibrated_and_measured(
+    architecture: str, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    measured = ["eval=full", "eval.concepts=[token_class]", f"eval.cache_dir={tmp_path / 'cache'}"]
+    settings = [f"sae={architecture}", "trainer.device=cuda", *measured]
+    run = make_run(small_config(neox_folder, corpus_folder, tmp_path, *settings), {})
+    assert train_run(run).status == "done"
+
+
 def elsewhere(config: RunConfig, out: Path, **changes: object) -> tuple[RunConfig, RunFolder]:
     """The same run in another place: output_dir does not enter the run's id."""
     moved = replace(config, output_dir=str(out), **changes)  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ def sharing(
     text_masks: Mapping[str, MaskSettings],
     data_seed: int,
     read: Any,
+    initial: str | None = None,
 ) -> Sharing:
     """Digests of everything that a run's batches of activations depend on, and of nothing else of the run.
 
@@ -42,6 +43,7 @@ def sharing(
     Args:
         text_masks: those that act on the text, and are not off.
         read: what stands for the content of text, tokenizer, weights and users' modules, as JSON has it.
+        initial: what stands for the run that it begins with, whose scale its batches have.
     """
     steps = data.train_tokens // data.batch_size
     window = min(max(1, data.window_tokens // data.batch_size), steps)
@@ -56,7 +58,8 @@ def sharing(
         "dtype": data.cache_dtype,
     }
     forwards = _digest([parts, data.scale_tokens])
-    return Sharing(forwards, _digest([forwards, lm.hook_name]), _digest([parts, lm.hook_name]))
+    scaled_by = [] if initial is None else [initial]
+    return Sharing(forwards, _digest([forwards, lm.hook_name, *scaled_by]), _digest([parts, lm.hook_name]))
 
 
 def _digest(parts: Any) -> str:

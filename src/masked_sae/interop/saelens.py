@@ -108,6 +108,19 @@ def read_metadata(folder: Path, memory: Path | None = None) -> dict[str, Any]:
     return config["metadata"]
 
 
+def weights_digest(folder: Path, memory: Path | None = None) -> str:
+    """What stands for the weights that this project exported.
+
+    Raises:
+        InputError: the folder holds no such SAE.
+        DamagedFileError: other bytes are there now.
+    """
+    metadata = read_metadata(folder, memory)
+    if _WEIGHTS_DIGEST not in metadata:
+        raise InputError("sae", folder, "an SAE that this project exported")
+    return metadata[_WEIGHTS_DIGEST]
+
+
 def check_sae(folder: Path, memory: Path | None = None) -> None:
     """Whether `load_sae` would have it. Costs next to nothing where the digest of an export is remembered.
 

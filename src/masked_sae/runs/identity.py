@@ -25,7 +25,7 @@ HOW = (
     *(f"data.{key}" for key in ("store_dir", "cache", "cache_dir", "cache_gib")),
 )
 # An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
-BY_CONTENT = ("data.path", "lm.name", "lm.revision")
+BY_CONTENT = ("data.path", "lm.name", "lm.revision", "init_from")
 NOT_HASHED = (*HOW, *BY_CONTENT, "name", "eval")
 
 
@@ -43,12 +43,14 @@ class Digests:
         tokenizer: its vocabulary and rules.
         weights: of the LM, which stand for its name.
         modules: of the user's own, by the key that names each.
+        initial: of the run that it begins with, where it begins with one.
     """
 
     text: str
     tokenizer: str
     weights: str
     modules: Mapping[str, str]
+    initial: str | None = None
 
 
 def run_id(config: RunConfig, swept: Mapping[str, str], read: Digests) -> str:
@@ -78,6 +80,8 @@ def result_digest(config: RunConfig, read: Digests) -> str:
     settings["mask"] = {name: settings["mask"][name] for name, mask in config.mask.items() if not mask.is_off}
     settings["text"] = {"content": read.text, "tokenizer": read.tokenizer, "special tokens": SPELLED_SPECIAL_TOKENS}
     settings["lm"]["weights"] = read.weights
+    if read.initial is not None:
+        settings["init_from"] = read.initial
     return digest_of(settings)
 
 

@@ -17,6 +17,8 @@ from masked_sae.lm_files import lm_digest
 from masked_sae.masks.run_masks import kept_share, make_masks
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import Digests, run_id
+from masked_sae.runs.initial import KEY as INIT_FROM
+from masked_sae.runs.initial import initial_digest
 from masked_sae.runs.sweep_record import Member
 from masked_sae.settings import own_modules, without_neutral
 from masked_sae.text.corpus import Corpus, find_corpus, tokens_needed
@@ -68,7 +70,8 @@ def make_run(config: RunConfig, swept: Mapping[str, str]) -> Run:
         swept: the keys that a sweep varies, with this run's values; none of a run that stands alone.
 
     Raises:
-        InputError: see `config.check`; or the tokenizer lacks the token of a mask that is on, or the text is not there.
+        InputError: see `config.check`; or the tokenizer lacks the token of a mask that is on, or the text, or the run
+            that it begins with, is not there.
     """
     check(config)
     check_tasks(config.eval.tasks)
@@ -79,7 +82,7 @@ def make_run(config: RunConfig, swept: Mapping[str, str]) -> Run:
     text_masks = {name: config.mask[name] for name in masks.on_text.named}
     modules = [read.modules.get(f"mask.{name}._module_") for name in text_masks]
     contents = [read.text, read.tokenizer, read.weights, modules]
-    shares = sharing(config.lm, config.data, text_masks, config.data_seed, contents)
+    shares = sharing(config.lm, config.data, text_masks, config.data_seed, contents, read.initial)
     return Run(RunFolder(folder), swept, config, read, shares=shares)
 
 
@@ -98,7 +101,8 @@ def find_inputs(config: RunConfig) -> Inputs:
 def digests_of(config: RunConfig, inputs: Inputs) -> Digests:
     """Of what a run reads, the user's own modules included, which are imported."""
     modules = {key: digest for key, (_, digest) in own_modules(config).items()}
-    return Digests(inputs.corpus.content, tokenizer_digest(inputs.tokenizer), inputs.weights, modules)
+    tokenizer = tokenizer_digest(inputs.tokenizer)
+    return Digests(inputs.corpus.content, tokenizer, inputs.weights, modules, initial_digest(config))
 
 
 def find_inputs_of(run: Run) -> Inputs:
@@ -114,7 +118,9 @@ def find_inputs_of(run: Run) -> Inputs:
     lm = ("lm.name", run.config.lm.name)
     then, now = _flat(run.named_for), _flat(found)
     which = next(name for name in {**then, **now} if then.get(name) != now.get(name))
-    named_by = {"text": inputs.corpus.origin, "tokenizer": lm, "weights": lm}
+    named_by = {
+        "text": inputs.corpus.origin, "tokenizer": lm, "weights": lm, "run": (INIT_FROM, run.config.init_from)
+    }  # fmt: skip
     key, value = named_by.get(which, (which, "its module"))
     what = which if which in named_by else "module"
     digests = f"digest {then.get(which)}; here it is {now.get(which)}"
@@ -122,4 +128,7 @@ def find_inputs_of(run: Run) -> Inputs:
 
 
 def _flat(digests: Digests) -> dict[str, str]:
-    return {"text": digests.text, "tokenizer": digests.tokenizer, "weights": digests.weights, **digests.modules}
+    initial = {} if digests.initial is None else {"run": digests.initial}
+    return {
+        "text": digests.text, "tokenizer": digests.tokenizer, "weights": digests.weights, **initial, **digests.modules
+    }  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from masked_sae.runs.checkpoint import Checkpoint
+from masked_sae.runs.initial import Initial
 from masked_sae.training.sae_training import SAETraining
 
 
@@ -17,6 +18,13 @@ def capture(training: SAETraining, extra: dict[str, Any]) -> Checkpoint:
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
     return Checkpoint(tensors, {**extra, "step": training.step})
+
+
+def begin_with(training: SAETraining, initial: Initial) -> None:
+    """Gives the SAE another's parameters; what it counts and learns beside them begins anew."""
+    with torch.no_grad():
+        for name, parameter in training.sae.named_parameters():
+            parameter.copy_(initial.parameters[name])
 
 
 def restore(training: SAETraining, checkpoint: Checkpoint) -> None:

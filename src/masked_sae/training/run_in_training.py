@@ -12,6 +12,7 @@ from masked_sae.runs.attempts import note_attempt
 from masked_sae.runs.checkpoint import Checkpoint
 from masked_sae.runs.curve import CurveFile, HistogramFile, Metrics, Row
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.initial import Initial
 from masked_sae.runs.lock import is_anothers
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, write_state
@@ -21,7 +22,7 @@ from masked_sae.training.assemble import TrainingParts, make_training
 from masked_sae.training.clock import TrainingClock
 from masked_sae.training.done import known_state
 from masked_sae.training.folder_watch import FolderWatch
-from masked_sae.training.restoring import restore
+from masked_sae.training.restoring import begin_with, restore
 from masked_sae.training.state_notes import StateNotes
 
 
@@ -30,6 +31,7 @@ class RunInTraining:
 
     Args:
         checkpoint: that it goes on from.
+        initial: what it begins with where there is none, in place of weights of its own.
 
     Attributes:
         run, training: what is trained.
@@ -47,11 +49,14 @@ class RunInTraining:
         statistics: ActivationStatistics,
         state: RunState,
         checkpoint: Checkpoint | None,
+        initial: Initial | None = None,
     ) -> None:
         config, folder, device = run.config, run.folder, parts.lm.device
         training = make_training(run, parts, statistics)
         if checkpoint is not None:
             restore(training, checkpoint)
+        elif initial is not None:
+            begin_with(training, initial)
         self.run, self.parts, self.training, self.statistics = run, parts, training, statistics
         self.state: RunState | None = None
         self.release: Callable[[], object] = lambda: None

@@ -22,6 +22,7 @@ from masked_sae.files import remove_all_leftovers
 from masked_sae.runs.checkpoint import load_checkpoint
 from masked_sae.runs.config_file import write_config
 from masked_sae.runs.folder import clear_run
+from masked_sae.runs.initial import Initial, load_initial
 from masked_sae.runs.lock import hold
 from masked_sae.runs.run import Run, find_inputs_of
 from masked_sae.runs.state import RunState, write_state
@@ -92,11 +93,12 @@ class _Outcomes:
 
 @dataclass
 class _Candidate:
-    """A run that LM and text are there for. `statistics` are those of a run that begins."""
+    """A run that LM and text are there for. `statistics` and `initial` are those of a run that begins."""
 
     run: Run
     parts: TrainingParts
     statistics: ActivationStatistics | None = None
+    initial: Initial | None = None
 
 
 def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
@@ -202,7 +204,13 @@ def _goes_on(run: Run) -> bool:
 
 
 def _find_statistics(candidates: Sequence[_Candidate], outcomes: _Outcomes) -> None:
-    """Of runs that begin, from the same forwards for all hook points."""
+    """Of runs that begin, from the same forwards for all hook points; or those of the run that one begins with."""
+    for one in candidates:
+        if one.run.config.init_from is not None:
+            with outcomes.of(one.run):
+                one.initial = load_initial(one.run.config, one.parts.lm.d_in)
+                one.statistics = one.initial.statistics
+    candidates = [one for one in candidates if one.run.config.init_from is None]
     if not candidates:
         return
     config, parts = candidates[0].run.config, candidates[0].parts
@@ -253,7 +261,7 @@ def _begin(
                 return None
         state = _say_running(run, replace(state or RunState(folder.run_id, "created"), steps=one.parts.plan.steps))
         try:
-            member = RunInTraining(run, one.parts, one.statistics, state, checkpoint)
+            member = RunInTraining(run, one.parts, one.statistics, state, checkpoint, one.initial)
         except Exception as error:
             note_end(folder, state, status="failed", error=one_line(error))
             raise
