@@ -258,6 +258,7 @@ FAMILY = Family(
             "share",
             "the context's feature active in truth, its latent silent, a latent of what the token brings carrying it",
             "lower",
+            headline=True,
         ),
         Wording(
             "mean_max_cosine",
