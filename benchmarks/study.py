@@ -69,12 +69,12 @@ def unmasked(sweep: Path, architecture: str) -> pd.DataFrame:
 
 
 def levelling(sweep: Path, architecture: str) -> dict[str, float]:
-    """Explained variance of batches in the tenth of the training before each quarter ends, unmasked, mean over runs."""
+    """Explained variance of the batch after each quarter of the training, unmasked, mean over the runs."""
     curves = [pd.read_csv(Path(folder) / "metrics.csv") for folder in unmasked(sweep, architecture)["folder"]]
     found: dict[str, float] = {}
     for quarter in (1, 2, 3, 4):
-        parts = [c[(c["step"] / c["step"].max()).between(quarter / 4 - 0.1, quarter / 4)] for c in curves]
-        found[f"{quarter}/4"] = float(np.mean([part["explained_variance"].mean() for part in parts]))
+        nearest = [curve.loc[(curve["step"] / curve["step"].max() - quarter / 4).abs().idxmin()] for curve in curves]
+        found[f"{quarter}/4"] = float(np.mean([row["explained_variance"] for row in nearest]))
     return found
 
 
