@@ -26,9 +26,10 @@ _SHOWN_AFTER_SECONDS = 1.0
 
 @dataclass
 class SlurmSettings(SlurmQueueConf):
-    """submitit's settings of SLURM, where the number of jobs at once need not be told."""
+    """submitit's settings of SLURM, where the number of jobs at once need not be told, and Python may be another."""
 
     array_parallelism: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    python: str | None = None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="base_slurm", node=SlurmSettings)

@@ -1,6 +1,7 @@
 """What runs are trained with, on record."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from masked_sae.runs import attempts
-from masked_sae.runs.attempts import find_software, note_attempt, read_attempts
+from masked_sae.runs.attempts import find_software, note_attempt, read_attempts, usable_cpus
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,16 @@ def test_attempts_are_kept_in_order(path: Path) -> None:
     assert (first.step, second.step) == (0, 7)
     assert first.software == second.software == find_software()
     assert first.software.versions["torch"] == torch.__version__ and first.software.versions["masked-sae"]
+    assert first.cpus == usable_cpus() and first.cpus
     assert first.began <= second.began and first.device and first.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "written"), [({0}, "0"), ({0, 1, 2, 3, 8}, "0-3,8"), ({5, 1, 3}, "1,3,5"), ({0, 1, 4, 5}, "0-1,4-5")]
+)
+def test_cpus_are_written_as_slurm_writes_them(cpus: set[int], written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
+    assert usable_cpus() == written
 
 
 @pytest.mark.parametrize("content", ["", "[{}]", "{}", '[{"step": 1}]', "5", "[null]"])

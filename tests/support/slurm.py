@@ -50,6 +50,13 @@ class Sweep:
     def run(self, *more: str) -> "subprocess.CompletedProcess[str]":
         return self.end(self.start(*more))
 
+    def run_in_a_job(self) -> None:
+        """Submits from within a job that has one CPU and less memory than the sweep's jobs ask for."""
+        settings = ["--ntasks=1", "--cpus-per-task=1", "--mem=400M", "--partition=normal"]
+        command = ["srun", *settings, *self._command[:-1], "hydra.launcher.mem_gb=1", "-m"]
+        done = subprocess.run(command, cwd=self._cwd, env=self.environment, text=True, capture_output=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+
     def end(self, process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
         """Waits for the command; one that does not end is stopped, and what it had printed is in the error."""
         try:

@@ -1,6 +1,7 @@
 """What a run was trained with: `attempts.json`, an entry for each time that training began or went on."""
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ class Attempt:
     device: the CPU's or GPU's name.
     threads: of torch, on the CPU.
     modules: digests of the user's own modules that the run names.
+    cpus: that the process might use, such as `0-3,8`; empty where it is not known.
     """
 
     began: str
@@ -45,6 +47,7 @@ class Attempt:
     device: str
     threads: int
     modules: Mapping[str, str] = field(default_factory=dict[str, str])
+    cpus: str = ""
 
 
 def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[str, str]) -> None:
@@ -56,6 +59,7 @@ def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[s
         "device": _name(device),
         "threads": torch.get_num_threads(),
         "modules": dict(modules),
+        "cpus": usable_cpus(),
     }
     write_json(path, [*_entries(path), entry])
 
@@ -64,6 +68,18 @@ def read_attempts(path: Path) -> list[Attempt]:
     """The entries that can be read, oldest first."""
     found = [_parsed(entry) for entry in _entries(path)]
     return [attempt for attempt in found if attempt is not None]
+
+
+def usable_cpus() -> str:
+    """The CPUs that this process may use, as SLURM and taskset write them: `0-3,8`; empty where nothing tells."""
+    try:
+        cpus = sorted(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not Linux
+        return ""
+    firsts = [cpu for cpu in cpus if cpu - 1 not in cpus]
+    lasts = [cpu for cpu in cpus if cpu + 1 not in cpus]
+    ranges = zip(firsts, lasts, strict=True)
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in ranges)
 
 
 def find_software() -> Software:
@@ -86,7 +102,8 @@ def _parsed(entry: Any) -> Attempt | None:
         software = Software(str(entry["commit"]), versions)
         modules = {str(name): str(digest) for name, digest in entry.get("modules", {}).items()}
         began, step, device, threads = entry["began"], entry["step"], entry["device"], entry["threads"]
-        return Attempt(str(began), int(step), software, str(device), int(threads), modules)
+        cpus = str(entry.get("cpus", ""))
+        return Attempt(str(began), int(step), software, str(device), int(threads), modules, cpus)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

@@ -4,17 +4,21 @@ submitit's own job objects are not asked how a job is: they need accounting (`sa
 not know of runs. A run's state is in its folder; that its job is gone is what `squeue` says.
 """
 
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from masked_sae.errors import InputError
+from masked_sae.runs.attempts import usable_cpus
 from masked_sae.runs.folder import clear_run
 from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
@@ -31,6 +35,8 @@ _LAST_NEWS_SECONDS = 10.0
 _SQUEUE_ATTEMPTS = 8
 _LONGEST_GRACE_SECONDS = 3600.0
 _ENDED = ("done", "failed")
+# From SLURM 22.05 on srun asks for one CPU, whatever its job has, unless this tells it.
+_ALL_CPUS = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
 # The keys that submitit takes for every kind of cluster; all others are SLURM's.
 _COMMON = frozenset("timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes name stderr_to_stdout".split())
 
@@ -47,6 +53,7 @@ class PackJob:
         self._runs = list(runs)
 
     def __call__(self) -> str:
+        print(f"on {socket.gethostname()}, CPUs {usable_cpus()}", flush=True)
         left = [run for run in self._runs if not _has_failed(run)]
         states = train_members(left or self._runs, patience=3 * DEAD_AFTER_SECONDS)
         stopped = [state for state in states if state is not None and state.status == "preempted"]
@@ -166,15 +173,19 @@ def _submit(packs: Sequence[Sequence[Run]], settings: Mapping[str, Any]) -> list
     from submitit.core.utils import FailedJobError
 
     told = {key: value for key, value in settings.items() if key != "array_parallelism" or value is not None}
-    own = {"submitit_folder", "max_num_timeout"}
+    told["setup"] = [_ALL_CPUS, *(told.get("setup") or [])]
+    own = {"submitit_folder", "max_num_timeout", "python"}
     try:
         executor = submitit.AutoExecutor(
-            settings["submitit_folder"], cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"]
+            settings["submitit_folder"],
+            cluster="slurm",
+            slurm_max_num_timeout=settings["max_num_timeout"],
+            slurm_python=settings.get("python"),
         )
         executor.update_parameters(
             **{key if key in _COMMON else f"slurm_{key}": told[key] for key in told if key not in own}
         )
-        with executor.batch():
+        with _outside_any_job(), executor.batch():
             submitted = [executor.submit(PackJob([_unforced(run) for run in pack])) for pack in packs]
     except (RuntimeError, FailedJobError, NameError, TypeError, ValueError, AssertionError) as error:
         for pack in packs:
@@ -188,6 +199,19 @@ def _submit(packs: Sequence[Sequence[Run]], settings: Mapping[str, Any]) -> list
             if state is not None and state.status == "created":  # a quick job may have gone further by now
                 write_state(run.folder.state, state, job_id=slurm_job.job_id)
     return [slurm_job.job_id for slurm_job in submitted]
+
+
+@contextmanager
+def _outside_any_job() -> Generator[None]:
+    """Within a job or an interactive session: without what SLURM told of it, which would be taken for what is asked
+    for. What the user set for sbatch stays, and where the cluster's configuration is.
+    """
+    import submitit
+
+    kept = {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or key.startswith("SBATCH_")}
+    with submitit.helpers.clean_env():
+        os.environ.update(kept)
+        yield
 
 
 def _unforced(run: Run) -> Run:

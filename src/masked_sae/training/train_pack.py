@@ -268,6 +268,7 @@ def _begin(
         except BaseException as error:
             note_end(folder, state, status="preempted", error=f"interrupted by {type(error).__name__}")
             raise
+        one.initial = None  # as large as the SAE
         member.release = held.pop_all().close
         return member
 

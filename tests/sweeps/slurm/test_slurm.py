@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.state import RunState
 from support.extending import write_examples
 from support.making import ROOT
@@ -34,9 +35,17 @@ def test_a_sweep_on_slurm_equals_the_same_sweep_here_and_starting_it_again_does_
     rates = "mask.token.rate=0,0.1,0.3"
     here = Sweep(neox_folder, corpus_folder, tmp_path / "here", None, rates)
     assert here.run().returncode == 0
-    there = Sweep(neox_folder, corpus_folder, tmp_path / "there", environment, rates)
+    python = tmp_path / "python"  # as a container's would be, a command
+    python.write_text(f'#!/bin/sh\ntouch "$0.used"\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    own = ["hydra.launcher.cpus_per_task=2", f"hydra.launcher.python={python}"]
+    there = Sweep(neox_folder, corpus_folder, tmp_path / "there", environment, rates, *own)
     done = there.run()
     assert done.returncode == 0, done.stderr
+    for attempts in (read_attempts(path) for path in there.folder.glob("*/attempts.json")):
+        assert [attempt.cpus for attempt in attempts] == ["0-1"], "SLURM 22.05's srun gives a job one CPU"
+    assert python.with_name("python.used").exists()
+    assert any(" CPUs 0-1\n" in log.read_text() for log in there.folder.glob(".submitit/*/*.out"))
     assert "sacct" not in done.stdout + done.stderr
     assert [state.status for state in there.states().values()] == ["done"] * 3
     assert all(state.job_id for state in there.states().values())
@@ -66,13 +75,17 @@ def test_a_member_that_fails_is_named_and_the_others_are_done(
     assert "1 of 2 runs failed" in done.stderr
 
 
-def test_a_detached_sweep_returns_at_once_and_says_how_to_look(
+def test_a_detached_sweep_returns_at_once_and_says_how_to_look_and_is_submitted_from_within_a_job_too(
     environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, "mask.token.rate=0.1", "detach=true")
     done = sweep.run()
     assert done.returncode == 0 and f"python -m src.status {sweep.folder}" in done.stdout
     sweep.wait_for("done", step=24)
+    within = Sweep(neox_folder, corpus_folder, tmp_path / "within", environment, "mask.token.rate=0.1", "detach=true")
+    within.run_in_a_job()
+    within.wait_for("done", step=24)
+    assert_same_runs(within.folder, sweep.folder)
     table = subprocess.run(
         [sys.executable, "-m", "src.status", str(sweep.folder)], cwd=ROOT, text=True, capture_output=True, check=True
     )
