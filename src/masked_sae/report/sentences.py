@@ -38,7 +38,8 @@ def answer(findings: Sequence[Finding]) -> str:
             parts.append(f"{_together([_inside(name) for name in names])} {verb}")
     unmoved = sum(finding.verdict == "no detectable difference" for finding in tested)
     if unmoved:
-        which = f"{'the other ' if parts else ''}{unmoved} metric{'s' if unmoved > 1 else ''}"
+        which = f"{unmoved} metrics" if unmoved > 1 else "metric" if parts else "1 metric"
+        which = f"the other {which}" if parts else which
         parts.append(f"no detectable difference in {which}")
     return f"With masking, at matched L0: {'; '.join(parts)}."
 
