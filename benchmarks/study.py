@@ -106,14 +106,19 @@ class Series:
         return [item for one in found if self.stratum in one.stratum for item in one.comparisons]
 
 
-def draw(path: Path, absorption: list[Series], variance: list[Series], variants: Series) -> None:
+def draw(path: Path, panels: list[tuple[str, list[Series], bool]], variants: Series) -> None:
+    """Changes by mask rate, of each series in the look that its place gives it, and the variants below one another.
+
+    Args:
+        panels: title, series, and whether they are shown as a share of the unmasked value.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    for axes, series, relative in ((left, absorption, True), (middle, variance, False)):
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained")
+    for axes, (title, series, relative) in zip(grid.flat, panels, strict=False):
         for place, one in enumerate(series):
             at = [(item.arm.rate, item.average) for item in one.comparisons() if item.arm.rate is not None]
             by = [abs(average.unmasked) if relative else 1.0 for _, average in at]
@@ -121,27 +126,22 @@ def draw(path: Path, absorption: list[Series], variance: list[Series], variants:
             y = [average.estimate / size for (_, average), size in zip(at, by, strict=True)]
             ends = [[average.low, average.high] for _, average in at]
             spans = [[v - e[0] / b, e[1] / b - v] for v, e, b in zip(y, ends, by, strict=True)]
-            axes.errorbar(x, y, np.array(spans).T, fmt="osD^"[place], capsize=3, color=f"C{place}", label=one.name)
+            axes.errorbar(x, y, np.array(spans).T, fmt="osD"[place], capsize=3, color=f"C{place}", label=one.name)
         axes.axhline(0, color="grey", linewidth=0.8)
-        axes.set_xlabel("mask rate (random token, loss at unmasked positions)")
-        axes.set_xticks([0.1, 0.3, 0.5])
-    left.plot(0.3, PAPER, "*", color="black", markersize=12, label="paper, Pythia and Gemma (secondary accounts)")
-    left.set_ylabel("absorption: change, as a share of the unmasked")
-    left.set_title("Absorption at matched L0 (lower is better)", fontsize=11)
-    middle.set_ylabel("explained variance: change")
-    middle.set_title("Explained variance at matched L0", fontsize=11)
-    left.legend(fontsize=8)
-    middle.legend(fontsize=8)
+        axes.set(title=title, xticks=[0.1, 0.3, 0.5], xlabel="mask rate", xlim=(0.05, 0.55))
+        axes.set_ylabel("change, as a share of the unmasked value" if relative else "change")
+    first, last = grid.flat[0], grid.flat[3]
+    first.plot(0.335, PAPER, "*", color="black", markersize=12, label="paper (secondary accounts)")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     shown = variants.comparisons()
     for place, item in enumerate(shown):
         average = item.average
         span = [[average.estimate - average.low], [average.high - average.estimate]]
-        right.errorbar(average.estimate, place, xerr=span, fmt="o", capsize=3, color="C0")
-    right.set_yticks(range(len(shown)), [item.arm.label for item in shown], fontsize=7)
-    right.invert_yaxis()
-    right.axvline(0, color="grey", linewidth=0.8)
-    right.set_xlabel("absorption rate: change")
-    right.set_title("Variants at rate 0.3 (ground truth, BatchTopK)", fontsize=11)
+        last.errorbar(average.estimate, place, xerr=span, fmt="o", capsize=3, color="C0")
+    last.set_yticks(range(len(shown)), [item.arm.label.replace(", ", "\n") for item in shown], fontsize=6)
+    last.invert_yaxis()
+    last.axvline(0, color="grey", linewidth=0.8)
+    last.set(title="Absorption, same token: variants (BatchTopK)", xlabel="change")
     figure.savefig(path, dpi=130)
 
 
@@ -175,16 +175,20 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(finite(found), indent=2) + "\n")
     if arguments.figure:
-        rate, variance = "ground_truth/absorption_rate", "core/explained_variance"
         names = (("ground truth, BatchTopK", "batch_topk"), ("ground truth, Matryoshka", "matryoshka"))
-        absorption = [Series(name, ground_truth, rate, kind) for name, kind in names]
-        explained = [Series(name, ground_truth, variance, kind) for name, kind in names]
-        draw(
-            arguments.figure,
-            [*absorption, Series("MiniLM, Matryoshka", minilm, MINILM)],
-            [*explained, Series("MiniLM, Matryoshka", minilm, variance)],
-            Series("variants", arguments.runs / "study_ground_truth_variants", rate),
-        )
+
+        def series(of_ground_truth: str, of_minilm: str | None) -> list[Series]:
+            found = [Series(name, ground_truth, of_ground_truth, kind) for name, kind in names]
+            return found if of_minilm is None else [*found, Series("MiniLM, Matryoshka", minilm, of_minilm)]
+
+        absorbed, by_context, _, variance = GROUND_TRUTH
+        panels = [
+            ("Absorption, both features in one token", series(absorbed, MINILM), True),
+            ("Absorption, the general feature from the context", series(by_context, None), True),
+            ("Explained variance", series(variance, variance), False),
+        ]
+        variants = Series("variants", arguments.runs / "study_ground_truth_variants", absorbed)
+        draw(arguments.figure, panels, variants)
 
 
 if __name__ == "__main__":
