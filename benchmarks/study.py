@@ -184,7 +184,7 @@ def main() -> None:
         absorbed, by_context, _, variance = GROUND_TRUTH
         panels = [
             ("Absorption, both features in one token", series(absorbed, MINILM), True),
-            ("Absorption, the general feature from the context", series(by_context, None), True),
+            ("Absorption, general feature from the context", series(by_context, None), True),
             ("Explained variance", series(variance, variance), False),
         ]
         variants = Series("variants", arguments.runs / "study_ground_truth_variants", absorbed)

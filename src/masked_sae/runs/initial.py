@@ -15,8 +15,6 @@ from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import read_state
 
-KEY = "init_from"
-
 
 @dataclass(frozen=True)
 class Initial:
@@ -49,11 +47,11 @@ def initial_digest(config: RunConfig) -> str | None:
     except (OSError, DamagedFileError, InputError, AttributeError) as error:
         why = f" ({error.path} is damaged: {error.why})" if isinstance(error, DamagedFileError) else ""
         valid = f"the folder of a run that is done, with its checkpoints{why}"
-        raise InputError(KEY, config.init_from, valid) from None
+        raise InputError("init_from", config.init_from, valid) from None
     ours = f"sae={config.sae.architecture} sae.d_sae={config.sae.d_sae}"
     theirs = f"sae={former.get('architecture')} sae.d_sae={former.get('d_sae')}"
     if ours != theirs:
-        raise InputError(KEY, config.init_from, f"a run of {ours}, as this one is; it is one of {theirs}")
+        raise InputError("init_from", config.init_from, f"a run of {ours}, as this one is; it is one of {theirs}")
     return digest
 
 
@@ -70,11 +68,11 @@ def load_initial(config: RunConfig, d_in: int) -> Initial:
     folder = RunFolder(Path(config.init_from).expanduser())
     state, checkpoint = read_state(folder.state), load_checkpoint(folder.checkpoints)
     if state is None or checkpoint is None or checkpoint.meta["step"] != state.steps:
-        raise InputError(KEY, config.init_from, "a run whose checkpoint of its last step is whole")
+        raise InputError("init_from", config.init_from, "a run whose checkpoint of its last step is whole")
     statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
     if len(statistics.mean_D) != d_in:
         valid = f"a run on activations of d_in {d_in}, as they are here; it read such of {len(statistics.mean_D)}"
-        raise InputError(KEY, config.init_from, valid)
+        raise InputError("init_from", config.init_from, valid)
     prefix = "sae/"
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(prefix)}
     return Initial({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, statistics)

@@ -17,7 +17,6 @@ from masked_sae.lm_files import lm_digest
 from masked_sae.masks.run_masks import kept_share, make_masks
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import Digests, run_id
-from masked_sae.runs.initial import KEY as INIT_FROM
 from masked_sae.runs.initial import initial_digest
 from masked_sae.runs.sweep_record import Member
 from masked_sae.settings import own_modules, without_neutral
@@ -119,7 +118,7 @@ def find_inputs_of(run: Run) -> Inputs:
     then, now = _flat(run.named_for), _flat(found)
     which = next(name for name in {**then, **now} if then.get(name) != now.get(name))
     named_by = {
-        "text": inputs.corpus.origin, "tokenizer": lm, "weights": lm, "run": (INIT_FROM, run.config.init_from)
+        "text": inputs.corpus.origin, "tokenizer": lm, "weights": lm, "run": ("init_from", run.config.init_from)
     }  # fmt: skip
     key, value = named_by.get(which, (which, "its module"))
     what = which if which in named_by else "module"
