@@ -16,6 +16,7 @@ from torch import Tensor
 from masked_sae.activations.lm import LM
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError, NonFiniteError
+from masked_sae.runs.asked_end import ask_to_end, forget_asked_end
 from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.state import read_state
@@ -171,6 +172,33 @@ def test_a_stop_checkpoints_all_and_they_go_on_to_the_same_bits(make: Make, tmp_
     assert [reached(run.folder) for run in runs] == [13] * 4
     assert [one.error for one in train_pack(list(reversed(runs)))] == [None] * 4
     for run in runs:
+        assert_same_run(run.folder, alone(run, tmp_path / "alone").folder)
+
+
+@pytest.mark.slow
+def test_a_member_that_is_asked_to_end_leaves_a_checkpoint_and_goes_on_to_the_same_bits_when_it_is_started_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("masked_sae.training.callbacks.checkpointing._LOOKS_EVERY_SECONDS", 0.0)
+    asked, other = make("sae.k=8"), make()
+    learn = SAETraining.learn
+
+    def asking(self: SAETraining, batch: Any) -> None:
+        learn(self, batch)
+        if self.step == 7:
+            ask_to_end(asked.folder, "cancelled", "by hand")
+
+    monkeypatch.setattr(SAETraining, "learn", asking)
+    first, second = train_pack([asked, other])
+    assert first.state is not None and (first.state.status, first.state.step) == ("cancelled", 7)
+    assert first.state.error == "by hand" and not FileLock(asked.folder.lock).is_locked
+    assert second.state is not None and second.state.status == "done"
+    (still,) = train_pack([asked])  # as a job would that is queued again
+    assert still.state is not None and (still.state.status, still.state.step) == ("cancelled", 7)
+    forget_asked_end(asked.folder)
+    monkeypatch.setattr(SAETraining, "learn", learn)
+    assert [one.state.status for one in train_pack([asked]) if one.state] == ["done"]
+    for run in (asked, other):
         assert_same_run(run.folder, alone(run, tmp_path / "alone").folder)
 
 

@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "attempts.json"
 
     @property
+    def asked_end(self) -> Path:
+        """Where somebody asks a run that trains to end: see `runs/asked_end.py`."""
+        return self.path / "asked_end.json"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.json"
 

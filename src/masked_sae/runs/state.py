@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from masked_sae.errors import DamagedFileError
 from masked_sae.files import read_object, write_json
 
-Status = Literal["created", "running", "preempted", "failed", "done"]
+Status = Literal["created", "running", "preempted", "cancelled", "pruned", "failed", "done"]
 
 
 @dataclass(frozen=True)

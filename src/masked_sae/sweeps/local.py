@@ -13,6 +13,7 @@ from tqdm import tqdm
 from masked_sae.command_line import FAILED, INTERRUPTED
 from masked_sae.config import RunConfig, all_settings
 from masked_sae.errors import DamagedFileError, InputError, notice
+from masked_sae.runs.asked_end import forget_asked_end
 from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import HeldError
 from masked_sae.runs.run import Run, make_run
@@ -36,6 +37,7 @@ def train_alone(config: RunConfig) -> None:
     refuse_too_large(config, LEAST_D_IN, find_device(config.trainer.device))
     run = make_run(config, {})
     take_over_former([run])
+    forget_asked_end(run.folder)
     (ended,) = train_pack([run])
     if isinstance(ended.error, HeldError):
         print(ended.error)
@@ -43,7 +45,7 @@ def train_alone(config: RunConfig) -> None:
     if ended.error is not None:
         raise ended.error
     print_members([run])
-    if ended.state is not None and ended.state.status == "preempted":
+    if ended.state is not None and ended.state.status != "done":
         sys.exit(INTERRUPTED)
 
 
@@ -78,6 +80,8 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
     take_over_former(runs)
     begin_sweep(runs, command)
     waiting = [run for run in runs if not _is_done(run)]
+    for run in waiting:
+        forget_asked_end(run.folder)
     reached = len(runs) - len(waiting)
     if reached:
         print(f"{reached} of {len(runs)} runs are done", flush=True)

@@ -137,8 +137,8 @@ def train_members(runs: Sequence[Run], patience: float = 0.0) -> list[RunState |
         patience: see `train_pack`.
 
     Returns:
-        How each ended, in order: `done`, `failed` or `preempted`; None of one that another process is at, or that was
-        not begun when a signal came.
+        How each ended, in order: `done`, `failed`, `preempted`, or as it was asked to; None of one that another process
+        is at, or that was not begun when a signal came.
     """
     before = [_written(run.folder) for run in runs]
     ended = _train(runs, patience)

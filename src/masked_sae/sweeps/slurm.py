@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from masked_sae.errors import InputError
+from masked_sae.runs.asked_end import forget_asked_end
 from masked_sae.runs.attempts import usable_cpus
 from masked_sae.runs.folder import clear_run
 from masked_sae.runs.former import take_over_former
@@ -160,6 +161,7 @@ def wants_training(run: Run) -> bool:
             if run.config.force:  # here and now, not once more whenever the job is requeued
                 clear_run(folder)
                 state = None
+            forget_asked_end(folder)
             new = state or RunState(folder.run_id, "created")
             write_state(folder.state, new, status="created", error=None, job_id=None)
     except HeldError as held:

@@ -20,6 +20,8 @@ _COLOURS = {
     "running": "cyan",
     "failed": "red",
     "preempted": "yellow",
+    "cancelled": "yellow",
+    "pruned": "yellow",
     "missing": "red",
     "damaged": "red",
 }

@@ -8,6 +8,7 @@ from typing import Any
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.stream import Point
 from masked_sae.errors import notice, one_line
+from masked_sae.runs.asked_end import AskedEnd
 from masked_sae.runs.attempts import note_attempt
 from masked_sae.runs.checkpoint import Checkpoint
 from masked_sae.runs.curve import CurveFile, HistogramFile, Metrics, Row
@@ -90,7 +91,7 @@ class RunInTraining:
 
     @property
     def is_training(self) -> bool:
-        return self.error is None and self.step < self.steps
+        return not self.has_ended and self.step < self.steps
 
     @property
     def last_row(self) -> Metrics | None:
@@ -145,6 +146,11 @@ class RunInTraining:
         if self.tracker is not None:
             self.tracker.note_preemption()
         self.state = write_state(self.run.folder.state, self.notes.state, status="preempted", error=why)
+        self._end()
+
+    def end_as_asked(self, asked: AskedEnd) -> None:
+        """Its checkpoint is written; whoever starts it again goes on from there."""
+        self.state = write_state(self.run.folder.state, self.notes.state, status=asked.status, error=asked.why)
         self._end()
 
     def conclude(self, results: dict[str, float]) -> None:

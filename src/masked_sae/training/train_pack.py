@@ -19,6 +19,7 @@ import torch
 from masked_sae.activations.scale import ActivationStatistics, measure_statistics
 from masked_sae.errors import InputError, NonFiniteError, one_line
 from masked_sae.files import remove_all_leftovers
+from masked_sae.runs.asked_end import asked_end
 from masked_sae.runs.checkpoint import load_checkpoint
 from masked_sae.runs.config_file import write_config
 from masked_sae.runs.folder import clear_run
@@ -52,7 +53,8 @@ class Outcome:
     """How a member of a pack ended.
 
     Attributes:
-        state: `done` or `preempted`; None where there is an error, and of one that was not begun when a signal came.
+        state: `done`, `preempted`, or as it was asked to end; None where there is an error, and of one that was not
+        begun when a signal came.
         error: what befell it: `HeldError` where another process is at it.
     """
 
@@ -236,7 +238,7 @@ def _measure(done: Sequence[Done], outcomes: _Outcomes) -> None:
 def _begin(
     one: _Candidate, outcomes: _Outcomes, patience: float, held_by_done: ExitStack
 ) -> RunInTraining | Done | None:
-    """Makes the run's folder its own; None where what went wrong is noted.
+    """Makes the run's folder its own; None where how it ended is noted: by an error, or asked to.
 
     Args:
         held_by_done: keeps the folder, where the run is done and only to be measured.
@@ -249,6 +251,10 @@ def _begin(
         for each in (folder.path, folder.evals, folder.checkpoints):
             remove_all_leftovers(each)
         state = known_state(folder, tell=True)
+        if (asked := asked_end(folder)) is not None:
+            state = state or RunState(folder.run_id, "created")
+            outcomes.note(run, write_state(folder.state, state, status=asked.status, error=asked.why))
+            return None
         if state is not None and state.status == "done" and not wrong_with_sae(folder, run.config):
             held_by_done.push(held.pop_all())
             return Done(run, one.parts)
