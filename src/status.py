@@ -1,13 +1,24 @@
-"""`python -m src.status FOLDER`: how the runs of a sweep are doing, read from their folders alone."""
+"""`python -m src.status FOLDER`: how the runs of a sweep are doing, what their jobs print, and the end of some."""
 
 import argparse
 import sys
 from pathlib import Path
 
+_KEYS = ("log", "follow", "cancel")
+_EPILOG = """what else can be done, with a run's id, any part of it that one run alone has, or all:
+  log=RUN [follow=true]   what its jobs printed; and what they go on to print
+  cancel=RUN              ends it with a checkpoint; starting the sweep again goes on with it"""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m src.status", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m src.status",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("sweep", type=Path, help="a sweep's folder, such as runs/mask_rate")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=argparse.SUPPRESS)
     parser.add_argument("--watch", action="store_true", help="refresh until every run has ended, or Ctrl-C")
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between refreshes (5)")
     arguments = parser.parse_args()
@@ -18,8 +29,30 @@ def main() -> None:
         sys.exit(f"error: {arguments.sweep}: expected a sweep's folder, such as runs/mask_rate")
     if not arguments.every > 0 or arguments.every == float("inf"):
         sys.exit(f"error: --every={arguments.every}: expected seconds, more than 0")
+    settings = {key: value for key, _, value in (word.partition("=") for word in arguments.settings)}
+    for key in settings:
+        if key not in _KEYS:
+            sys.exit(f"error: {key}: no such key; expected one of {', '.join(_KEYS)}")
     with clear_errors([]):
-        show_status(arguments.sweep, every=arguments.every if arguments.watch else None)
+        if settings:
+            _steer(arguments.sweep, settings)
+        else:
+            show_status(arguments.sweep, every=arguments.every if arguments.watch else None)
+
+
+def _steer(sweep: Path, settings: dict[str, str]) -> None:
+    from masked_sae.errors import InputError
+    from masked_sae.sweeps.logs import show_log
+    from masked_sae.sweeps.steering import cancel_members, find_members
+
+    follow = settings.get("follow", "false")
+    if follow not in ("true", "false") or ("follow" in settings and "log" not in settings):
+        raise InputError("follow", follow, "true or false, beside log=RUN")
+    if "cancel" in settings:
+        cancel_members(sweep, find_members(sweep, "cancel", settings["cancel"]))
+    if "log" in settings:
+        for member in find_members(sweep, "log", settings["log"]):
+            show_log(sweep, member, follow=follow == "true")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,14 @@ _SHOWN_AFTER_SECONDS = 1.0
 
 @dataclass
 class SlurmSettings(SlurmQueueConf):
-    """submitit's settings of SLURM, where the number of jobs at once need not be told, and Python may be another."""
+    """submitit's settings of SLURM, where time and the number of jobs at once need not be told, Python may be another,
+    and jobs may follow on one another.
+    """
 
     array_parallelism: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    timeout_min: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     python: str | None = None
+    chain: int | None = None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="base_slurm", node=SlurmSettings)
@@ -115,7 +119,7 @@ class SlurmLauncher(_SweepLauncher):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self._settings = settings
+        self._settings = {key: _plain(value) for key, value in settings.items()}
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         assert self._config is not None
@@ -152,6 +156,10 @@ def compose_jobs(
         except OmegaConfBaseException:
             config = loader.load_sweep_config(master, list(job))  # which says what is wrong
         yield config
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _is_value(override: Override, groups: set[str]) -> bool:

@@ -24,6 +24,7 @@ from masked_sae.text.settings import DataSettings
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
+CODES = ("submitted", "current", "live")
 MOST_THREADS = 1024  # more than the CPUs of any node; at tens of thousands torch dies of them
 _SMALLEST_LR, _LARGEST_LR = 1e-12, 1e38
 _LARGEST_NUMBER = 10**100
@@ -78,6 +79,8 @@ class MeasuringConfig:
     trainer: TrainerSettings
     logger: LoggerSettings
     eval: EvalSettings
+    code: str = "submitted"  # what a run that goes on is trained with: see runs/code.py
+    prune: bool = False  # cancels the jobs of a sweep that are not of this command
     pack: str = "auto"  # how many runs share an LM's forwards at most: auto, or a number
 
     @property
@@ -218,6 +221,7 @@ def check_measuring(config: RunConfig) -> None:
         find_family(family, config.eval)
     config.eval.check()
     checks.path("output_dir", config.output_dir)
+    checks.one_of("code", config.code, CODES)
     if not re.fullmatch(r"auto|[1-9][0-9]{0,5}", config.pack):
         raise InputError("pack", config.pack, "auto, or how many runs may share an LM's forwards (1: none)")
     if not config.name.strip() or "/" in config.name or config.name.startswith("."):

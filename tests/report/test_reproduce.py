@@ -49,6 +49,16 @@ def test_a_sweep_without_a_record_of_its_command_has_none(tmp_path: Path) -> Non
     assert reproduce(read_runs([tmp_path]), [tmp_path]).sweeps == ()
 
 
+def test_runs_that_went_on_under_other_code_are_named(tmp_path: Path) -> None:
+    members = make_sweep(tmp_path, **SMALL)
+    assert reproduce(read_runs([tmp_path]), [tmp_path]).codes == ""
+    run, other = (member.folder for member in members)
+    run.attempts.write_text(json.dumps([ATTEMPT | {"code": code} for code in ("aa", "bb", "bb")]))
+    other.attempts.write_text(json.dumps([ATTEMPT, ATTEMPT | {"code": "aa"}]))  # the first by an older version
+    codes = reproduce(read_runs([tmp_path]), [tmp_path]).codes
+    assert codes == f"Went on under other code than they were begun with (code=current): {run.run_id}."
+
+
 def test_runs_and_attempts_with_other_numbers_of_threads_are_named_in_one_line(tmp_path: Path) -> None:
     members = make_sweep(tmp_path, rates=(0.0, 0.1), ks=(8,), seeds=(0, 1, 2))
     assert reproduce(read_runs([tmp_path]), [tmp_path]).threads == ""

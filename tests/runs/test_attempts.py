@@ -22,13 +22,13 @@ def path(tmp_path: Path) -> Path:
 
 def test_attempts_are_kept_in_order(path: Path) -> None:
     assert read_attempts(path) == []
-    note_attempt(path, 0, CPU, {})
-    note_attempt(path, 7, CPU, {})
+    note_attempt(path, 0, CPU, {}, "aa")
+    note_attempt(path, 7, CPU, {}, "bb")
     first, second = read_attempts(path)
     assert (first.step, second.step) == (0, 7)
     assert first.software == second.software == find_software()
     assert first.software.versions["torch"] == torch.__version__ and first.software.versions["masked-sae"]
-    assert first.cpus == usable_cpus() and first.cpus
+    assert first.cpus == usable_cpus() and first.cpus and (first.code, second.code) == ("aa", "bb")
     assert first.began <= second.began and first.device and first.threads == torch.get_num_threads()
 
 
@@ -47,11 +47,11 @@ def test_a_damaged_record_says_nothing(path: Path, content: str) -> None:
 
 
 def test_entries_of_other_versions_are_kept_and_read_as_far_as_they_can_be(path: Path) -> None:
-    note_attempt(path, 0, CPU, {})
+    note_attempt(path, 0, CPU, {}, "aa")
     (entry,) = json.loads(path.read_text())
     others = [entry | {"later": 1}, entry | {"versions": None}, {"step": 5}]
     path.write_text(json.dumps(others))
-    note_attempt(path, 9, CPU, {"my_package.my_sae": "0123"})
+    note_attempt(path, 9, CPU, {"my_package.my_sae": "0123"}, "aa")
     assert json.loads(path.read_text())[:3] == others
     assert [attempt.step for attempt in read_attempts(path)] == [0, 9]
 
@@ -74,4 +74,4 @@ def test_the_commit_is_gits_own_and_changes_are_said(tmp_path: Path, monkeypatch
     head = git("rev-parse", "HEAD")
     assert find_software().commit == head
     module.write_text("changed")
-    assert find_software().commit == f"{head} with changes that are not committed"
+    assert find_software().commit == f"{head} and changes"

@@ -15,8 +15,9 @@ from masked_sae.runs.run import make_run
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep_record import read_commands, read_members
 from masked_sae.sweeps.local import make_runs, train_here
+from masked_sae.sweeps.pack_job import PackJob, carried
 from masked_sae.sweeps.packs import train_members
-from masked_sae.sweeps.slurm import PackJob, submit_and_wait, wants_training
+from masked_sae.sweeps.slurm import submit_and_wait, wanting_training
 from support.composing import ROOT, small_config, small_overrides
 from support.processes import assert_same_run, runs_at
 
@@ -106,11 +107,12 @@ def test_packed_and_alone_a_sweep_ends_in_the_same_bits(
 
 def test_a_job_that_begins_again_does_what_is_left_of_its_pack(config: RunConfig) -> None:
     first, failing, last = members = runs_at(config, 1e-3, 1e30, 2e-3)
-    assert all(wants_training(run) for run in members)
-    assert PackJob(members)() == "done, failed, done"
+    assert wanting_training(members) == members
+    job = PackJob([carried(run) for run in members], None, str(first.folder.path.parent))
+    assert job() == "done, failed, done"
     before = [run.folder.state.read_text() for run in (failing, last)]
     shutil.rmtree(first.folder.path)
-    assert PackJob(members)() == "done, done"
+    assert job() == "done, done"
     assert [run.folder.state.read_text() for run in (failing, last)] == before
     assert first.folder.results.exists()
 
@@ -133,7 +135,7 @@ def test_a_launcher_inside_a_job_does_not_take_its_own_job_for_the_members(
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     (run,) = runs_at(config, 1e-3)
     for _ in range(2):
-        assert wants_training(run)
+        assert wanting_training([run]) == [run]
         state = read_state(run.folder.state)
         assert state is not None and (state.status, state.job_id) == ("created", None)
 

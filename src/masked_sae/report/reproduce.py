@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masked_sae.report.runs_table import Runs
-from masked_sae.runs.attempts import Software, find_software, read_attempts
+from masked_sae.runs.attempts import Attempt, Software, find_software, read_attempts
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import HOW, is_part_of
 
@@ -35,6 +35,7 @@ class Reproduction:
     trained: with what the runs were trained, as far as they say; most runs first. Resumed runs may be in several.
     unrecorded: runs with results that do not say.
     threads: a line, where runs or attempts differ in torch's threads on the CPU, whose sums then round differently.
+    codes: a line, where runs went on under other code than they were begun with.
     written: with what the report was written.
     """
 
@@ -44,6 +45,7 @@ class Reproduction:
     trained: tuple[MadeWith, ...]
     unrecorded: int
     threads: str
+    codes: str
     written: Software
 
 
@@ -56,6 +58,7 @@ def reproduce(runs: Runs, sweeps: Sequence[Path]) -> Reproduction:
         f"python -m src.report {shlex.quote(f'sweep={folders}')}",
         *_trained_with(runs),
         _threads(runs),
+        _codes(runs),
         find_software(),
     )
 
@@ -70,11 +73,7 @@ def _run_command(runs: Runs) -> str:
 
 
 def _threads(runs: Runs) -> str:
-    of_run: dict[str, tuple[int, ...]] = {}
-    for name, folder in zip(runs.own["run_id"], runs.own["folder"], strict=True):
-        attempts = read_attempts(RunFolder(Path(folder)).attempts)
-        if attempts:
-            of_run[str(name)] = tuple(dict.fromkeys(one.threads for one in attempts))
+    of_run = {name: tuple(dict.fromkeys(one.threads for one in found)) for name, found in _attempts(runs).items()}
     if not of_run:
         return ""
     usual, count = Counter(of_run.values()).most_common(1)[0]
@@ -82,9 +81,25 @@ def _threads(runs: Runs) -> str:
     if not others:
         return ""
     of = f"{count} of {len(of_run)} runs were trained with {_then(usual)} CPU threads; " if len(usual) == 1 else ""
-    more = f" and {len(others) - _RUNS_NAMED} more" if len(others) > _RUNS_NAMED else ""
-    named = ", ".join(others[:_RUNS_NAMED]) + more
-    return f"{of}with another number, or with several, so bits may differ by round-off: {named}."
+    return f"{of}with another number, or with several, so bits may differ by round-off: {_named(others)}."
+
+
+def _codes(runs: Runs) -> str:
+    codes = {name: {one.code for one in attempts if one.code} for name, attempts in _attempts(runs).items()}
+    several = [name for name, found in codes.items() if len(found) > 1]
+    return f"Went on under other code than they were begun with (code=current): {_named(several)}." if several else ""
+
+
+def _attempts(runs: Runs) -> dict[str, list[Attempt]]:
+    """Of each run that has any on record."""
+    folders = zip(runs.own["run_id"], runs.own["folder"], strict=True)
+    found = {str(name): read_attempts(RunFolder(Path(folder)).attempts) for name, folder in folders}
+    return {name: attempts for name, attempts in found.items() if attempts}
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _RUNS_NAMED} more" if len(names) > _RUNS_NAMED else ""
+    return ", ".join(names[:_RUNS_NAMED]) + more
 
 
 def _then(used: tuple[int, ...]) -> str:

@@ -39,6 +39,7 @@ class Attempt:
     threads: of torch, on the CPU.
     modules: digests of the user's own modules that the run names.
     cpus: that the process might use, such as `0-3,8`; empty where it is not known.
+    code: digest of this project's code; empty where an older version wrote the entry.
     """
 
     began: str
@@ -48,9 +49,10 @@ class Attempt:
     threads: int
     modules: Mapping[str, str] = field(default_factory=dict[str, str])
     cpus: str = ""
+    code: str = ""
 
 
-def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[str, str]) -> None:
+def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[str, str], code: str) -> None:
     """Adds an entry for an attempt that begins now; earlier entries stay as they are, whatever they hold."""
     entry: dict[str, Any] = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -60,6 +62,7 @@ def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[s
         "threads": torch.get_num_threads(),
         "modules": dict(modules),
         "cpus": usable_cpus(),
+        "code": code,
     }
     write_json(path, [*_entries(path), entry])
 
@@ -102,8 +105,8 @@ def _parsed(entry: Any) -> Attempt | None:
         software = Software(str(entry["commit"]), versions)
         modules = {str(name): str(digest) for name, digest in entry.get("modules", {}).items()}
         began, step, device, threads = entry["began"], entry["step"], entry["device"], entry["threads"]
-        cpus = str(entry.get("cpus", ""))
-        return Attempt(str(began), int(step), software, str(device), int(threads), modules, cpus)
+        cpus, code = str(entry.get("cpus", "")), str(entry.get("code", ""))
+        return Attempt(str(began), int(step), software, str(device), int(threads), modules, cpus, code)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -121,7 +124,7 @@ def _commit() -> str:
     try:
         if not git("ls-files", str(Path(__file__))):
             return ""  # installed inside somebody else's checkout
-        changed = " with changes that are not committed" if git("status", "--porcelain", "--untracked-files=no") else ""
+        changed = " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
         return git("rev-parse", "HEAD") + changed
     except (OSError, subprocess.SubprocessError):
         return ""

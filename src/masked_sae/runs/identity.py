@@ -19,6 +19,8 @@ HOW = (
     "force",
     "detach",
     "pack",
+    "code",
+    "prune",
     "trainer",
     "logger",
     "eval.cache_dir",

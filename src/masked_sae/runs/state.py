@@ -14,6 +14,7 @@ from masked_sae.errors import DamagedFileError
 from masked_sae.files import read_object, write_json
 
 Status = Literal["created", "running", "preempted", "cancelled", "pruned", "failed", "done"]
+ENDED = frozenset({"cancelled", "pruned", "failed", "done"})  # nobody goes on with it unasked
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from masked_sae.command_line import FAILED, INTERRUPTED
 from masked_sae.config import RunConfig, all_settings
 from masked_sae.errors import DamagedFileError, InputError, notice
 from masked_sae.runs.asked_end import forget_asked_end
+from masked_sae.runs.code import refuse_other_code
 from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import HeldError
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.sweep_record import read_members, record_members
 from masked_sae.settings import dotted, without_neutral
 from masked_sae.sweeps.claims import what_a_claim_lacks
+from masked_sae.sweeps.left_over import tell_left_over
 from masked_sae.sweeps.packs import fits_here, label_of, make_packs, train_members
 from masked_sae.sweeps.summary import find_state, print_members, status_of
 from masked_sae.training.assemble import find_device
@@ -37,6 +39,7 @@ def train_alone(config: RunConfig) -> None:
     refuse_too_large(config, LEAST_D_IN, find_device(config.trainer.device))
     run = make_run(config, {})
     take_over_former([run])
+    refuse_other_code(run.folder, config.code)
     forget_asked_end(run.folder)
     (ended,) = train_pack([run])
     if isinstance(ended.error, HeldError):
@@ -81,6 +84,8 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
     begin_sweep(runs, command)
     waiting = [run for run in runs if not _is_done(run)]
     for run in waiting:
+        refuse_other_code(run.folder, run.config.code)
+    for run in waiting:
         forget_asked_end(run.folder)
     reached = len(runs) - len(waiting)
     if reached:
@@ -111,6 +116,7 @@ def begin_sweep(runs: Sequence[Run], command: Sequence[str]) -> None:
         lacking = [] if others or len(members) < 2 else what_a_claim_lacks([run.config for run in members])
         if lacking:
             notice(f"this sweep can show no effect of masking: {'; '.join(lacking)}")
+        tell_left_over(sweep, members, prune=members[0].config.prune)
     record_sweeps(runs, command)
 
 
@@ -137,9 +143,12 @@ def _labels(run: Run) -> dict[str, str]:
 
 
 def end_sweep(runs: Sequence[Run]) -> None:
-    """Prints what became of every member; exits with an error if one failed."""
+    """Prints what became of every member; exits with an error if one failed, as interrupted if one was cancelled."""
     print_members(runs)
-    failed = sum(status_of(find_state(run.folder)) in ("failed", "damaged") for run in runs)
+    statuses = [status_of(find_state(run.folder)) for run in runs]
+    failed = sum(status in ("failed", "damaged") for status in statuses)
     if failed:
         print(f"error: {failed} of {len(runs)} runs failed", file=sys.stderr)
         sys.exit(FAILED)
+    if "cancelled" in statuses:
+        sys.exit(INTERRUPTED)

@@ -10,6 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,10 +33,13 @@ _AUTO = "auto"
 _MARGIN = 0.8  # of the memory that there is: what `auto` uses at most, by its estimate
 _MOST_UNTOLD = 8  # members of a pack of `auto`, where nothing tells the memory of the machine that will train it
 _LINE = 80  # columns
+NO_CODES: Mapping[Path, str] = MappingProxyType({})
 _OF_GPUS = ("gpu", "gres")  # in the names of SLURM's settings
 
 
-def make_packs(runs: Sequence[Run], fits: Fits, workers: int = 1) -> list[list[Run]]:
+def make_packs(
+    runs: Sequence[Run], fits: Fits, workers: int = 1, codes: Mapping[Path, str] = NO_CODES
+) -> list[list[Run]]:
     """Runs that can share forwards, together, in their order and in packs of even sizes.
 
     `pack=N` is how many at most. With `pack=auto` packs are as large as fits, but there are as many as workers where
@@ -44,12 +48,13 @@ def make_packs(runs: Sequence[Run], fits: Fits, workers: int = 1) -> list[list[R
     Args:
         fits: whether the machine that will train these together can hold them.
         workers: jobs that can run at one time.
+        codes: by the folder of each run, the code that it is to be trained with, where that is not the one at hand.
     """
     groups: dict[Hashable, list[Run]] = {}
     seen = Counter[Path]()
     for run in runs:
         seen[run.folder.path] += 1  # of two that differ in what is in no id, one has to wait for the other
-        groups.setdefault((_shared_by(run), seen[run.folder.path]), []).append(run)
+        groups.setdefault((_shared_by(run), codes.get(run.folder.path), seen[run.folder.path]), []).append(run)
     found = [_split(group, 1, fits) for group in groups.values()]
     while sum(map(len, found)) < workers:
         divisible = [packs for packs in found if _bound(packs) is None and len(packs[0]) > 1]

@@ -1,100 +1,35 @@
-"""Sweeps on SLURM: packs of members as one submitit array, followed through their folders and `squeue`.
+"""Sweeps on SLURM: packs of members as submitit's arrays, followed through their folders and `squeue`.
 
 submitit's own job objects are not asked how a job is: they need accounting (`sacct`), which many clusters lack, and do
 not know of runs. A run's state is in its folder; that its job is gone is what `squeue` says.
 """
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masked_sae.errors import InputError
+from masked_sae.errors import InputError, notice
 from masked_sae.runs.asked_end import forget_asked_end
-from masked_sae.runs.attempts import usable_cpus
 from masked_sae.runs.folder import clear_run
 from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
 from masked_sae.runs.run import Run
-from masked_sae.runs.state import RunState, read_state, slurm_job_id, write_state
+from masked_sae.runs.state import ENDED, RunState, read_state, slurm_job_id, write_state
 from masked_sae.runs.sweep_record import Member, forget_members, read_members
+from masked_sae.sweeps.code_copy import CodeCopy, code_of
+from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.local import begin_sweep, end_sweep
-from masked_sae.sweeps.packs import fits_in_job, label_of, make_packs, train_members
+from masked_sae.sweeps.pack_job import carried, chaining
+from masked_sae.sweeps.packs import fits_in_job, label_of, make_packs
+from masked_sae.sweeps.slurm_queue import nodes_may_submit, queued_jobs
+from masked_sae.sweeps.waiting import Chained, Parcel, forget_waiting, is_waiting, send, send_waiting, waiting_runs
 from masked_sae.training.done import is_complete, known_state
 from masked_sae.training.memory import LEAST_D_IN, refuse_larger_than
 
 _POLL_SECONDS = 2.0
 _LAST_NEWS_SECONDS = 10.0
-_SQUEUE_ATTEMPTS = 8
-_LONGEST_GRACE_SECONDS = 3600.0
-_ENDED = ("done", "failed")
-# From SLURM 22.05 on srun asks for one CPU, whatever its job has, unless this tells it.
-_ALL_CPUS = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"'
-# The keys that submitit takes for every kind of cluster; all others are SLURM's.
-_COMMON = frozenset("timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes name stderr_to_stdout".split())
-
-
-class PackJob:
-    """What runs on the node: the members of a pack, each from its checkpoint if it has one.
-
-    On submitit's signal (preemption, or the time limit drawing near) training writes a checkpoint of each member at the
-    next step's end and this job hands the signal on to submitit's handler, which requeues it. On SIGTERM alone it
-    writes them and waits for the end: SLURM requeues a preempted job by itself, but not one that leaves first.
-    """
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = list(runs)
-
-    def __call__(self) -> str:
-        print(f"on {socket.gethostname()}, CPUs {usable_cpus()}", flush=True)
-        left = [run for run in self._runs if not _has_failed(run)]
-        states = train_members(left or self._runs, patience=3 * DEAD_AFTER_SECONDS)
-        stopped = [state for state in states if state is not None and state.status == "preempted"]
-        if stopped:
-            self._give_way(stopped)
-        return ", ".join("held by another process" if state is None else state.status for state in states)
-
-    def checkpoint(self) -> Any:
-        """What submitit queues again."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
-
-    def _give_way(self, stopped: Sequence[RunState]) -> None:
-        from submitit.core.utils import UncompletedJobError
-
-        if any(state.error == f"stopped by {signal.SIGUSR2.name}" for state in stopped):
-            try:
-                signal.raise_signal(signal.SIGUSR2)
-            except UncompletedJobError:
-                for run in self._runs:
-                    _fail(run, "reached its time limit more often than hydra.launcher.max_num_timeout allows")
-                return
-        time.sleep(_LONGEST_GRACE_SECONDS)
-
-
-def _has_failed(run: Run) -> bool:
-    """In this job, before it was requeued: a job is submitted with members that are `created`."""
-    state = known_state(run.folder)
-    return state is not None and state.status == "failed"
-
-
-def _fail(run: Run, reason: str) -> None:
-    try:
-        with hold(run.folder.lock):
-            state = _state_of(run)
-            if state.status not in _ENDED:
-                write_state(run.folder.state, state, status="failed", error=reason)
-    except HeldError as held:
-        print(held, flush=True)  # and it may have more time
 
 
 def submit_and_wait(
@@ -115,10 +50,10 @@ def submit_and_wait(
     take_over_former(runs)
     known = {member.folder.path for run in runs for member in read_members(run.folder.path.parent)}
     begin_sweep(runs, command)
+    chained = chaining(str(sweep.absolute()), int(settings.get("chain") or 1))
     try:
-        waiting = [run for run in runs if wants_training(run)]
-        packs = make_packs(waiting, fits_in_job(settings), workers=settings.get("array_parallelism") or 1)
-        ids = _submit(packs, settings) if packs else []
+        waiting = wanting_training(runs)
+        packs = _submit(waiting, settings, sweep, chained) if waiting else []
     except BaseException as error:
         for place in dict.fromkeys(run.folder.path.parent for run in runs):
             new = [run for run in runs if run.folder.path.parent == place and run.folder.path not in known]
@@ -126,15 +61,18 @@ def submit_and_wait(
         if isinstance(error, InputError) and error.key == "hydra/launcher":
             raise InputError("hydra/launcher", launcher, error.valid) from error
         raise
-    for pack, job_id in zip(packs, ids, strict=True):
-        print(f"{label_of(pack)}: SLURM job {job_id}")
+    sent, unsent = _sent(waiting), waiting_runs(sweep)
+    for pack in packs:
+        first = pack[0].folder.path
+        waits = first.absolute() in unsent
+        print(f"{label_of(pack)}: {'waits for room in the queue' if waits else f'SLURM job {sent[first][0]}'}")
     if runs[0].config.detach:
-        submitted = (
-            f"submitted {len(waiting)} of {len(runs)} runs in {len(packs)} {'job' if len(packs) == 1 else 'jobs'}"
-        )
+        jobs = f"{len(packs)} {'job' if len(packs) == 1 else 'jobs'}"
+        submitted = f"submitted {len(waiting)} of {len(runs)} runs in {jobs}"
         print(f"{submitted}; look with: python -m src.status {sweep}")
+        _say_who_sends(sweep, settings)
         return
-    _follow(packs, ids)
+    _follow(waiting, sweep, chained)
     end_sweep(runs)
 
 
@@ -147,14 +85,30 @@ def _refuse_what_no_job_holds(runs: Sequence[Run], settings: Mapping[str, Any]) 
             )
 
 
-def wants_training(run: Run) -> bool:
-    """Whether the member is neither done and measured nor in somebody's hands."""
+def wanting_training(runs: Sequence[Run]) -> list[Run]:
+    """Those that are neither done and measured nor in somebody's hands; their state is then `created`."""
+    left = [run for run in runs if run.config.force or not is_complete(run, known_state(run.folder))]
+    jobs = _jobs_of(left)
+    queued = queued_jobs() - {slurm_job_id()} if any(jobs.values()) else set[str]()
+    return [run for run in left if _is_free(run, next((job for job in jobs[run.folder.path] if job in queued), None))]
+
+
+def _jobs_of(runs: Sequence[Run]) -> dict[Path, list[str]]:
+    """By its folder, the jobs that each was submitted in, or that its state names."""
+    sent = _sent(runs)
+    states = {run.folder.path: known_state(run.folder) for run in runs}
+    return {
+        path: [*sent.get(path, ()), *([state.job_id] if state is not None and state.job_id else [])]
+        for path, state in states.items()
+    }
+
+
+def _is_free(run: Run, job: str | None) -> bool:
+    """Whether nobody trains it or is about to."""
     folder = run.folder
     state = known_state(folder)
-    if is_complete(run, state) and not run.config.force:
-        return False
-    if state is not None and state.job_id not in (None, slurm_job_id()) and queued_jobs([str(state.job_id)]):
-        print(f"{run.label}: in the queue already, as SLURM job {state.job_id}")
+    if job is not None and (state is None or state.status not in ENDED):
+        print(f"{run.label}: in the queue already, as SLURM job {job}")
         return False
     try:
         with hold(folder.lock):
@@ -170,76 +124,72 @@ def wants_training(run: Run) -> bool:
     return True
 
 
-def _submit(packs: Sequence[Sequence[Run]], settings: Mapping[str, Any]) -> list[str]:
-    import submitit
-    from submitit.core.utils import FailedJobError
-
-    told = {key: value for key, value in settings.items() if key != "array_parallelism" or value is not None}
-    told["setup"] = [_ALL_CPUS, *(told.get("setup") or [])]
-    own = {"submitit_folder", "max_num_timeout", "python"}
+def _submit(waiting: Sequence[Run], settings: Mapping[str, Any], sweep: Path, chained: Chained) -> list[list[Run]]:
+    """Sends what there is room for, the rest is kept. Returns the packs."""
     try:
-        executor = submitit.AutoExecutor(
-            settings["submitit_folder"],
-            cluster="slurm",
-            slurm_max_num_timeout=settings["max_num_timeout"],
-            slurm_python=settings.get("python"),
-        )
-        executor.update_parameters(
-            **{key if key in _COMMON else f"slurm_{key}": told[key] for key in told if key not in own}
-        )
-        with _outside_any_job(), executor.batch():
-            submitted = [executor.submit(PackJob([_unforced(run) for run in pack])) for pack in packs]
-    except (RuntimeError, FailedJobError, NameError, TypeError, ValueError, AssertionError) as error:
-        for pack in packs:
-            for run in pack:
-                _forget_if_new(run)
-        valid = f"a cluster that takes the job ({' '.join(str(error).split())})"
-        raise InputError("hydra/launcher", "slurm", valid) from error
-    for pack, slurm_job in zip(packs, submitted, strict=True):
-        for run in pack:
-            state = read_state(run.folder.state)
-            if state is not None and state.status == "created":  # a quick job may have gone further by now
-                write_state(run.folder.state, state, job_id=slurm_job.job_id)
-    return [slurm_job.job_id for slurm_job in submitted]
+        copies = code_of(waiting)
+        codes = {path: copy.code for path, copy in copies.items()}
+        workers = settings.get("array_parallelism") or 1
+        packs = make_packs(waiting, fits_in_job(settings), workers=workers, codes=codes)
+        forget_waiting(sweep)
+        send([_parcel(pack, copies.get(pack[0].folder.path)) for pack in packs], settings, sweep, chained)
+    except InputError:
+        for run in waiting:
+            _forget_if_new(run)
+        raise
+    return packs
 
 
-@contextmanager
-def _outside_any_job() -> Generator[None]:
-    """Within a job or an interactive session: without what SLURM told of it, which would be taken for what is asked
-    for. What the user set for sbatch stays, and where the cluster's configuration is.
-    """
-    import submitit
-
-    kept = {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or key.startswith("SBATCH_")}
-    with submitit.helpers.clean_env():
-        os.environ.update(kept)
-        yield
+def _parcel(pack: Sequence[Run], copy: CodeCopy | None) -> Parcel:
+    runs = [carried(run) for run in pack]
+    return Parcel(runs, None, []) if copy is None else Parcel(runs, str(copy.path), copy.setup(Path.cwd()))
 
 
-def _unforced(run: Run) -> Run:
-    return replace(run, config=replace(run.config, force=False))
+def _say_who_sends(sweep: Path, settings: Mapping[str, Any]) -> None:
+    if not is_waiting(sweep):
+        return
+    if nodes_may_submit(settings.get("partition")):
+        notice("no room for all in the queue: jobs that start and end send the rest")
+    else:
+        notice("no room for all in the queue, and nodes may not submit: start this again later, or without detach=true")
 
 
-def _forget_if_new(member: Member) -> None:
-    state = read_state(member.folder.state)
-    if state is not None and state.status == "created" and not member.folder.checkpoints.exists():
-        shutil.rmtree(member.folder.path)
+def _forget_if_new(run: Run) -> None:
+    state = read_state(run.folder.state)
+    if state is not None and state.status == "created" and not (state.job_id or run.folder.checkpoints.exists()):
+        shutil.rmtree(run.folder.path)
 
 
-def _follow(packs: Sequence[Sequence[Member]], ids: Sequence[str]) -> None:
-    """Returns once every job has left the queue; a run that its job left unfinished is marked as failed."""
-    open_jobs = dict(zip(ids, packs, strict=True))
+def _follow(runs: Sequence[Run], sweep: Path, chained: Chained) -> None:
+    """Returns once every job has left the queue; a run that its jobs left unfinished is marked as failed."""
+    left = list(runs)
     shown: dict[Path, str] = {}
-    while open_jobs:
-        queued = queued_jobs(list(open_jobs))
-        for job_id, pack in list(open_jobs.items()):
-            for member in pack:
-                _show_change(member, shown)
-            if job_id not in queued:
-                del open_jobs[job_id]
-                _close(pack, job_id)
-        if open_jobs:
+    room, before = False, 0
+    while left:
+        if room and is_waiting(sweep):
+            send_waiting(sweep, chained)
+        unsent, sent = waiting_runs(sweep), _sent(left)
+        queued = queued_jobs()  # after these, so that all that was sent is in it
+        room, before = len(queued) != before, len(queued)
+        for run in left:
+            _show_change(run, shown)
+        gone = [
+            run
+            for run in left
+            if run.folder.path.absolute() not in unsent and not queued.intersection(sent[run.folder.path])
+        ]
+        _close(gone)
+        left = [run for run in left if run not in gone]
+        if left:
             time.sleep(_POLL_SECONDS)
+
+
+def _sent(runs: Sequence[Run]) -> dict[Path, tuple[str, ...]]:
+    """By its folder, the jobs that each was last submitted in."""
+    found: dict[Path, tuple[str, ...]] = {}
+    for sweep in dict.fromkeys(run.folder.path.parent for run in runs):
+        found |= {sweep / run_id: sent[-1].ids for run_id, sent in sent_jobs(sweep).items()}
+    return found
 
 
 def _show_change(member: Member, shown: dict[Path, str]) -> None:
@@ -250,15 +200,15 @@ def _show_change(member: Member, shown: dict[Path, str]) -> None:
         print(f"{time.strftime('%H:%M:%S')} {member.label}: {status}", flush=True)
 
 
-def _close(pack: Sequence[Member], job_id: str) -> None:
+def _close(runs: Sequence[Member]) -> None:
     deadline = time.monotonic() + _LAST_NEWS_SECONDS
-    for member in pack:
+    for member in runs:
         try:
             with hold(member.folder.lock, patience=2 * DEAD_AFTER_SECONDS):  # a job killed on its node left it locked
-                while (state := _state_of(member)).status not in _ENDED and time.monotonic() < deadline:
+                while (state := _state_of(member)).status not in ENDED and time.monotonic() < deadline:
                     time.sleep(1.0)  # what a node wrote last may take a while to be seen here
-                if state.status not in _ENDED:
-                    why = f"SLURM job {job_id} ended before the run did (it was {state.status})"
+                if state.status not in ENDED:
+                    why = f"SLURM job {state.job_id} ended before the run did (it was {state.status})"
                     write_state(member.folder.state, state, status="failed", error=f"{why}; see its log in .submitit")
         except HeldError as held:
             print(held)
@@ -266,23 +216,3 @@ def _close(pack: Sequence[Member], job_id: str) -> None:
 
 def _state_of(member: Member) -> RunState:
     return read_state(member.folder.state) or RunState(member.folder.run_id, "created")
-
-
-def queued_jobs(ids: Sequence[str]) -> set[str]:
-    """Those of the jobs that are pending, running or about to end.
-
-    Raises:
-        InputError: there is no SLURM here.
-    """
-    command = ["squeue", "--noheader", "--array", "--format=%i", "--me"]
-    for attempt in range(_SQUEUE_ATTEMPTS):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        except FileNotFoundError:
-            raise InputError("hydra/launcher", "slurm", "a machine with SLURM's commands (no squeue here)") from None
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            print(f"squeue failed, trying again: {getattr(error, 'stderr', '') or error}", file=sys.stderr)
-            time.sleep(2.0**attempt)
-        else:
-            return set(done.stdout.split()).intersection(ids)
-    raise InputError("hydra/launcher", "slurm", "a SLURM controller that answers squeue")

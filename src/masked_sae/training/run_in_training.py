@@ -11,6 +11,7 @@ from masked_sae.errors import notice, one_line
 from masked_sae.runs.asked_end import AskedEnd
 from masked_sae.runs.attempts import note_attempt
 from masked_sae.runs.checkpoint import Checkpoint
+from masked_sae.runs.code import code_digest
 from masked_sae.runs.curve import CurveFile, HistogramFile, Metrics, Row
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.initial import Initial
@@ -66,7 +67,7 @@ class RunInTraining:
         self._resumed_row: Metrics | None = None if checkpoint is None else checkpoint.meta.get("last_row")
         resumed_at = training.step
         if resumed_at < training.schedule.steps:  # else only the evaluation is left
-            note_attempt(folder.attempts, resumed_at, device, dict(own_modules(config).values()))
+            note_attempt(folder.attempts, resumed_at, device, dict(own_modules(config).values()), code_digest())
         self.watch = FolderWatch(folder.path)
         self.clock = TrainingClock(device, 0.0 if checkpoint is None else checkpoint.meta["seconds"])
         self.notes = StateNotes(folder.state, state, config.data.batch_size, self.clock)

@@ -21,6 +21,7 @@ from masked_sae.errors import InputError, NonFiniteError, one_line
 from masked_sae.files import remove_all_leftovers
 from masked_sae.runs.asked_end import asked_end
 from masked_sae.runs.checkpoint import load_checkpoint
+from masked_sae.runs.code import refuse_other_code
 from masked_sae.runs.config_file import write_config
 from masked_sae.runs.folder import clear_run
 from masked_sae.runs.initial import Initial, load_initial
@@ -260,6 +261,7 @@ def _begin(
             return Done(run, one.parts)
         checkpoint = load_checkpoint(folder.checkpoints)
         if checkpoint is not None:
+            refuse_other_code(folder, run.config.code)
             one.statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
         elif one.statistics is None:
             _find_statistics([one], outcomes)

@@ -1,0 +1,190 @@
+"""What runs on a node of a cluster: a pack of runs, each from its checkpoint if it has one.
+
+A job carries plain values alone, since it is read by the code that it is to be trained with, which may be older.
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from masked_sae.activations.sharing import Sharing
+from masked_sae.command_line import explain
+from masked_sae.config import typed_config
+from masked_sae.errors import InputError, one_line
+from masked_sae.runs.attempts import usable_cpus
+from masked_sae.runs.code import PACKAGE
+from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.identity import Digests
+from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
+from masked_sae.runs.run import Run
+from masked_sae.runs.state import ENDED, RunState, read_state, slurm_job_id, write_state
+from masked_sae.settings import without_neutral
+from masked_sae.sweeps.jobs import sent_jobs
+from masked_sae.sweeps.packs import train_members
+from masked_sae.sweeps.slurm_queue import cancel_jobs
+from masked_sae.sweeps.waiting import Chained, send_waiting
+from masked_sae.training.done import known_state
+
+_LONGEST_GRACE_SECONDS = 3600.0
+
+
+class TimeIsUp(BaseException):
+    """A signal, outside of training, that ends a link of a chain of jobs."""
+
+
+class PackJob:
+    """The members of a pack, in a job.
+
+    On submitit's signal (preemption, or the time limit drawing near) training writes a checkpoint of each member at the
+    next step's end and this job hands the signal on to submitit's handler, which requeues it; a link of a chain ends,
+    and the next one goes on. On SIGTERM alone it writes them and waits for the end: SLURM requeues a preempted job by
+    itself, but not one that leaves first.
+
+    Args:
+        runs: as `carried` gives them.
+        code: the folder of the code that they are to be trained with; None for what is there.
+        sweep: the folder that keeps what waits for room in the queue.
+        link: which of a chain of jobs this is, from 0, and how many it has. A job that may be queued again is alone.
+    """
+
+    def __init__(
+        self, runs: Sequence[Mapping[str, Any]], code: str | None, sweep: str, link: tuple[int, int] = (0, 1)
+    ) -> None:
+        self._runs, self._code, self._sweep, self._link = list(runs), code, sweep, link
+
+    def __call__(self) -> str:
+        print(f"on {socket.gethostname()}, CPUs {usable_cpus()}, code {self._code or 'as it is'}", flush=True)
+        chained = chaining(self._sweep, self._link[1])
+        send_waiting(Path(self._sweep), chained)
+        try:
+            return self._train()
+        finally:
+            send_waiting(Path(self._sweep), chained)
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _train(self) -> str:
+        is_chained = self._link[1] > 1
+        if is_chained:
+            signal.signal(signal.SIGUSR2, _end)
+        runs = self._unpacked()
+        try:
+            states = train_members(runs, patience=3 * DEAD_AFTER_SECONDS) if runs else []
+            stopped = [state for state in states if state is not None and state.status == "preempted"]
+        except TimeIsUp:
+            states, stopped = [], [state for run in runs if (state := known_state(run.folder)) is not None]
+        if stopped and is_chained:
+            self._end_link()
+        elif stopped:
+            self._give_way(stopped)
+        if is_chained and all(_has_ended(one["folder"]) for one in self._runs):
+            self._spare_the_rest()
+        return ", ".join("held by another process" if state is None else state.status for state in states)
+
+    def _unpacked(self) -> list[Run]:
+        """Those that are left to do; of one that cannot be, its state says why."""
+        runs: list[Run] = []
+        for one in self._runs:
+            state = known_state(RunFolder(Path(one["folder"])))
+            if state is not None and state.status == "failed":
+                continue  # in this job, before it was requeued: it is submitted with members that are `created`
+            try:
+                _check_code(self._code)
+                runs.append(unpacked(one))
+            except Exception as error:  # noqa: BLE001 - of whatever kind: older code may not know what it carries
+                _fail(Path(one["folder"]), explain(error) or one_line(error))
+        return runs
+
+    def _end_link(self) -> None:
+        place, of = self._link
+        for one in self._runs if place == of - 1 else []:
+            _fail(Path(one["folder"]), f"not done when the last of {of} jobs (hydra.launcher.chain) ended")
+
+    def _give_way(self, stopped: Sequence[RunState]) -> None:
+        from submitit.core.utils import UncompletedJobError
+
+        if any(state.error == f"stopped by {signal.SIGUSR2.name}" for state in stopped):
+            try:
+                signal.raise_signal(signal.SIGUSR2)
+            except UncompletedJobError:
+                for one in self._runs:
+                    _fail(
+                        Path(one["folder"]),
+                        "reached its time limit more often than hydra.launcher.max_num_timeout allows",
+                    )
+                return
+        time.sleep(_LONGEST_GRACE_SECONDS)
+
+    def _spare_the_rest(self) -> None:
+        """Of the chain: there is nothing left for it to do."""
+        folder, own = Path(self._runs[0]["folder"]), slurm_job_id()
+        for sent in sent_jobs(folder.parent).get(folder.name, []):
+            if own in sent.ids:
+                cancel_jobs(sent.ids[sent.ids.index(own) + 1 :])
+
+
+def chaining(sweep: str, length: int) -> Chained:
+    """What sends a pack as a chain of so many jobs."""
+    return lambda parcel: [PackJob(parcel.runs, parcel.code, sweep, (place, length)) for place in range(length)]
+
+
+def carried(run: Run) -> dict[str, Any]:
+    """A run as a job carries it. `force` has been carried out where the job was submitted."""
+    assert run.named_for is not None and run.shares is not None
+    return {
+        "folder": str(run.folder.path),
+        "swept": dict(run.swept),
+        "settings": without_neutral(replace(run.config, force=False)),
+        "named_for": asdict(run.named_for),
+        "shares": asdict(run.shares),
+    }
+
+
+def unpacked(one: Mapping[str, Any]) -> Run:
+    """The run that `carried` was given. Users' own modules that it names are imported."""
+    config = typed_config(OmegaConf.create(dict(one["settings"])))
+    folder, named_for, shares = RunFolder(Path(one["folder"])), Digests(**one["named_for"]), Sharing(**one["shares"])
+    return Run(folder, one["swept"], config, named_for, shares=shares)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise TimeIsUp
+
+
+def _check_code(copy: str | None) -> None:
+    """Raises:
+    InputError: Python imported this package from elsewhere than the copy that the job is to run from.
+    """
+    if copy is not None and not PACKAGE.is_relative_to(Path(copy).resolve()):
+        path = os.environ.get("PYTHONPATH")
+        raise InputError(
+            "hydra.launcher.python", path, f"a Python that imports by PYTHONPATH: masked_sae is from {PACKAGE.parent}"
+        )
+
+
+def _has_ended(folder: str) -> bool:
+    state = known_state(RunFolder(Path(folder)))
+    return state is not None and state.status in ENDED
+
+
+def _fail(path: Path, reason: str) -> None:
+    folder = RunFolder(path)
+    try:
+        with hold(folder.lock):
+            state = read_state(folder.state) or RunState(folder.run_id, "created")
+            if state.status not in ENDED:
+                write_state(folder.state, state, status="failed", error=reason)
+    except HeldError as held:
+        print(held, flush=True)  # and it may have more time
