@@ -81,6 +81,7 @@ fill DIR "$dir"
 fill CTLD_PORT "${MASKED_SAE_SLURM_CTLD_PORT:-26817}"
 fill SLURMD_PORT "${MASKED_SAE_SLURM_SLURMD_PORT:-26818}"
 fill CPUS "${MASKED_SAE_SLURM_CPUS:-$(nproc)}"
+fill ARRAY "${MASKED_SAE_SLURM_ARRAY:-1001}"
 fill MEMORY "$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)"
 fill FIRST_JOB "$(($(date +%s) % 60000000))" # ids end at 67 million
 fill PREEMPT_SIGNAL "$signal"

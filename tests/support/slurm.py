@@ -18,6 +18,14 @@ from support.making import ROOT
 TRAIN = [sys.executable, "-m", "src.train"]
 ON_SLURM = ["hydra.launcher.partition=normal", "hydra.launcher.cpus_per_task=1"]
 
+# Long enough to be interrupted in the middle.
+LONG = [
+    "data.batch_size=256", "data.train_tokens=300_000", "data.window_tokens=8192", "data.max_epochs=100000",
+    "sae.d_sae=1024", "trainer.checkpoint_every_steps=100", "trainer.log_every_steps=100",
+    "trainer.validate_every_steps=100", "mask.token.rate=0.1",
+]  # fmt: skip
+PACKED = [*LONG, "data.train_tokens=60_000", "trainer.checkpoint_every_steps=20", "sae.d_sae=256", "sae.k=4,8,16"]
+
 
 class Sweep:
     """The sweep command over mask rates, in a folder of its own."""

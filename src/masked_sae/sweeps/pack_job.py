@@ -30,7 +30,7 @@ from masked_sae.settings import without_neutral
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.packs import train_members
 from masked_sae.sweeps.slurm_queue import cancel_jobs
-from masked_sae.sweeps.waiting import Chained, send_waiting
+from masked_sae.sweeps.waiting import Chained, Parcel, is_waiting, put_back, take_waiting
 from masked_sae.training.done import known_state
 
 _LONGEST_GRACE_SECONDS = 3600.0
@@ -59,15 +59,17 @@ class PackJob:
         self, runs: Sequence[Mapping[str, Any]], code: str | None, sweep: str, link: tuple[int, int] = (0, 1)
     ) -> None:
         self._runs, self._code, self._sweep, self._link = list(runs), code, sweep, link
+        self._first = Path(self._runs[0]["folder"])
+        self._taken: Parcel | None = None
+        self._has_time = True
 
     def __call__(self) -> str:
         print(f"on {socket.gethostname()}, CPUs {usable_cpus()}, code {self._code or 'as it is'}", flush=True)
-        chained = chaining(self._sweep, self._link[1])
-        send_waiting(Path(self._sweep), chained)
-        try:
-            return self._train()
-        finally:
-            send_waiting(Path(self._sweep), chained)
+        self._has_time = True
+        said = [self._train()]
+        while self._has_time and self._take():
+            said.append(self._train())
+        return ", ".join(said)
 
     def checkpoint(self) -> Any:
         """What submitit queues again."""
@@ -85,11 +87,13 @@ class PackJob:
             stopped = [state for state in states if state is not None and state.status == "preempted"]
         except TimeIsUp:
             states, stopped = [], [state for run in runs if (state := known_state(run.folder)) is not None]
-        if stopped and is_chained:
-            self._end_link()
-        elif stopped:
-            self._give_way(stopped)
-        if is_chained and all(_has_ended(one["folder"]) for one in self._runs):
+        if stopped:
+            self._has_time = False
+            if is_chained:
+                self._end_link()
+            else:
+                self._give_way(stopped)
+        if is_chained and not is_waiting(Path(self._sweep)) and all(_has_ended(one["folder"]) for one in self._runs):
             self._spare_the_rest()
         return ", ".join("held by another process" if state is None else state.status for state in states)
 
@@ -109,8 +113,18 @@ class PackJob:
 
     def _end_link(self) -> None:
         place, of = self._link
-        for one in self._runs if place == of - 1 else []:
-            _fail(Path(one["folder"]), f"not done when the last of {of} jobs (hydra.launcher.chain) ended")
+        if self._taken is not None:  # the next link carries what this one did
+            put_back(Path(self._sweep), self._taken)
+        elif place == of - 1:
+            for one in self._runs:
+                _fail(Path(one["folder"]), f"not done when the last of {of} jobs (hydra.launcher.chain) ended")
+
+    def _take(self) -> bool:
+        """Goes on with a pack that the queue had no room for."""
+        taken = take_waiting(Path(self._sweep), self._code, slurm_job_id() or "")
+        if taken is not None:
+            self._taken, self._runs = taken, list(taken.runs)
+        return taken is not None
 
     def _give_way(self, stopped: Sequence[RunState]) -> None:
         from submitit.core.utils import UncompletedJobError
@@ -129,8 +143,8 @@ class PackJob:
 
     def _spare_the_rest(self) -> None:
         """Of the chain: there is nothing left for it to do."""
-        folder, own = Path(self._runs[0]["folder"]), slurm_job_id()
-        for sent in sent_jobs(folder.parent).get(folder.name, []):
+        own = slurm_job_id()
+        for sent in sent_jobs(self._first.parent).get(self._first.name, []):
             if own in sent.ids:
                 cancel_jobs(sent.ids[sent.ids.index(own) + 1 :])
 

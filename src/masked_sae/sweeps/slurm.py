@@ -23,7 +23,7 @@ from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.local import begin_sweep, end_sweep
 from masked_sae.sweeps.pack_job import carried, chaining
 from masked_sae.sweeps.packs import fits_in_job, label_of, make_packs
-from masked_sae.sweeps.slurm_queue import nodes_may_submit, queued_jobs
+from masked_sae.sweeps.slurm_queue import queued_jobs
 from masked_sae.sweeps.waiting import Chained, Parcel, forget_waiting, is_waiting, send, send_waiting, waiting_runs
 from masked_sae.training.done import is_complete, known_state
 from masked_sae.training.memory import LEAST_D_IN, refuse_larger_than
@@ -70,7 +70,8 @@ def submit_and_wait(
         jobs = f"{len(packs)} {'job' if len(packs) == 1 else 'jobs'}"
         submitted = f"submitted {len(waiting)} of {len(runs)} runs in {jobs}"
         print(f"{submitted}; look with: python -m src.status {sweep}")
-        _say_who_sends(sweep, settings)
+        if unsent:
+            notice(f"no room in the queue for {len(unsent)} runs: jobs go on with these as they end")
         return
     _follow(waiting, sweep, chained)
     end_sweep(runs)
@@ -143,15 +144,6 @@ def _submit(waiting: Sequence[Run], settings: Mapping[str, Any], sweep: Path, ch
 def _parcel(pack: Sequence[Run], copy: CodeCopy | None) -> Parcel:
     runs = [carried(run) for run in pack]
     return Parcel(runs, None, []) if copy is None else Parcel(runs, str(copy.path), copy.setup(Path.cwd()))
-
-
-def _say_who_sends(sweep: Path, settings: Mapping[str, Any]) -> None:
-    if not is_waiting(sweep):
-        return
-    if nodes_may_submit(settings.get("partition")):
-        notice("no room for all in the queue: jobs that start and end send the rest")
-    else:
-        notice("no room for all in the queue, and nodes may not submit: start this again later, or without detach=true")
 
 
 def _forget_if_new(run: Run) -> None:

@@ -58,11 +58,6 @@ def partition_minutes(partitions: str | None) -> int:
     return min(limits, default=_UNLIMITED_MINUTES)
 
 
-def nodes_may_submit(partitions: str | None) -> bool:
-    """Whether jobs may send jobs to these partitions, as far as SLURM tells."""
-    return all(one.get("AllocNodes", "ALL") == "ALL" for one in _partitions(partitions))
-
-
 def _partitions(names: str | None) -> list[dict[str, str]]:
     lines = _asked(["scontrol", "show", "partition", "--oneliner"]).splitlines()
     found = [{key: value for key, _, value in (word.partition("=") for word in line.split())} for line in lines]

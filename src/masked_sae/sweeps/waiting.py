@@ -1,18 +1,19 @@
-"""Packs that the queue had no room for: kept beside the sweep, and sent as room is made, by whoever comes first.
+"""Packs that the queue had no room for: kept beside the sweep, for its jobs to take over as they end.
 
-The command that submitted them looks while it stays, and each job looks as it starts and as it ends. There is no other
-process; where none of these is left, starting the sweep again sends what is left.
+A job that is done with its pack goes on with one that waits, in its own place in the queue: nothing else has to run,
+and nodes need not be allowed to submit. The command sends what there is room for while it stays, or started again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from masked_sae.errors import DamagedFileError, InputError, notice
+from masked_sae.errors import DamagedFileError
 from masked_sae.files import read_object, write_json
 from masked_sae.runs.asked_end import asked_end
 from masked_sae.runs.folder import RunFolder
@@ -43,13 +44,25 @@ class Parcel:
         return [Path(run["folder"]) for run in self.runs]
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """Attributes:
+    settings: of the launcher.
+    after: an array that has to end first, where the number of jobs at once is bounded.
+    """
+
+    parcels: Sequence[Parcel]
+    settings: Mapping[str, Any]
+    after: str | None
+
+
 Chained = Callable[[Parcel], Links]
 
 
 def send(
     parcels: Sequence[Parcel], settings: Mapping[str, Any], sweep: Path, chained: Chained, after: str | None = None
-) -> int:
-    """Submits packs as far as there is room, and keeps the others to be sent later.
+) -> None:
+    """Submits packs as far as there is room, and keeps the others.
 
     Args:
         settings: of the launcher.
@@ -57,46 +70,61 @@ def send(
         chained: what runs, in each job of a pack's chain.
         after: an array that has to end first, where the number of jobs at once is bounded.
 
-    Returns:
-        How many packs wait.
+    Raises:
+        InputError: SLURM takes no such jobs.
+    """
+    with _alone(sweep):
+        _send(parcels, settings, sweep, chained, after)
+
+
+def send_waiting(sweep: Path, chained: Chained) -> None:
+    """Submits what waits, as far as there is room now.
 
     Raises:
         InputError: SLURM takes no such jobs.
     """
-    place = queue_folder(sweep)
-    place.mkdir(parents=True, exist_ok=True)
-    with FileLock(place / ".waiting.lock"):
-        return _send(list(parcels), settings, sweep, chained, after)
+    with _alone(sweep):
+        waiting = _waiting(sweep)
+        if waiting is not None:
+            wanted = [parcel for parcel in waiting.parcels if _is_wanted(parcel)]
+            _send(wanted, waiting.settings, sweep, chained, waiting.after)
 
 
-def send_waiting(sweep: Path, chained: Chained) -> None:
-    """Submits what waits, as far as there is room now; says what stands in the way, and raises nothing."""
-    path = queue_folder(sweep) / _WAITING
-    if not path.exists():
-        return
-    try:
-        with FileLock(queue_folder(sweep) / ".waiting.lock"):
-            kept = read_object(path)
-            parcels = [parcel for parcel in map(_read, kept["parcels"]) if _is_wanted(parcel)]
-            _send(parcels, kept["settings"], sweep, chained, kept["after"])
-    except FileNotFoundError:
-        return  # somebody else sent the last of them
-    except (InputError, DamagedFileError, KeyError, OSError) as error:
-        notice(f"jobs that wait for room were not sent: {error}; starting the sweep again sends them")
+def take_waiting(sweep: Path, code: str | None, job_id: str) -> Parcel | None:
+    """Takes over a pack that waits and is to be trained with the same code; None where there is none."""
+    if not is_waiting(sweep):
+        return None
+    with _alone(sweep):
+        waiting = _waiting(sweep)
+        if waiting is None:
+            return None
+        wanted = [parcel for parcel in waiting.parcels if _is_wanted(parcel)]
+        taken = next((parcel for parcel in wanted if parcel.code == code), None)
+        _keep(sweep, replace(waiting, parcels=[parcel for parcel in wanted if parcel is not taken]))
+        if taken is not None:
+            note_sent([taken.folders], [[job_id]], str(waiting.settings["submitit_folder"]))
+        return taken
+
+
+def put_back(sweep: Path, parcel: Parcel) -> None:
+    """For another job, where the time of the one that took it is up."""
+    with _alone(sweep):
+        waiting = _waiting(sweep)
+        if waiting is not None:  # else the sweep was submitted anew
+            _keep(sweep, replace(waiting, parcels=[*waiting.parcels, parcel]))
 
 
 def is_waiting(sweep: Path) -> bool:
     """Whether packs wait for room in the queue."""
-    return (queue_folder(sweep) / _WAITING).exists()
+    waiting = _waiting(sweep)
+    return waiting is not None and bool(waiting.parcels)
 
 
 def waiting_runs(sweep: Path) -> set[Path]:
     """Folders of the runs whose packs wait for room in the queue."""
-    try:
-        kept = read_object(queue_folder(sweep) / _WAITING)
-        return {folder.absolute() for parcel in map(_read, kept["parcels"]) for folder in parcel.folders}
-    except FileNotFoundError:
-        return set()
+    waiting = _waiting(sweep)
+    parcels = [] if waiting is None else waiting.parcels
+    return {folder.absolute() for parcel in parcels for folder in parcel.folders}
 
 
 def forget_waiting(sweep: Path) -> None:
@@ -104,7 +132,17 @@ def forget_waiting(sweep: Path) -> None:
     (queue_folder(sweep) / _WAITING).unlink(missing_ok=True)
 
 
-def _send(parcels: list[Parcel], settings: Mapping[str, Any], sweep: Path, chained: Chained, after: str | None) -> int:
+@contextmanager
+def _alone(sweep: Path) -> Generator[None]:
+    place = queue_folder(sweep)
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / ".waiting.lock"):
+        yield
+
+
+def _send(
+    parcels: Sequence[Parcel], settings: Mapping[str, Any], sweep: Path, chained: Chained, after: str | None
+) -> None:
     left = list(parcels)
     for _, alike in groupby(parcels, key=lambda parcel: parcel.setup):
         group = list(alike)
@@ -113,10 +151,9 @@ def _send(parcels: list[Parcel], settings: Mapping[str, Any], sweep: Path, chain
             sent, after = _send_some(some, settings, chained, after)
             left = left[sent:]
             if sent < len(some):
-                _keep(sweep, left, settings, after)
-                return len(left)
-    forget_waiting(sweep)
-    return 0
+                _keep(sweep, _Waiting(left, settings, after))
+                return
+    _keep(sweep, _Waiting([], settings, after))
 
 
 def _send_some(
@@ -146,13 +183,23 @@ def _note_first(parcel: Parcel, job_id: str) -> None:
             write_state(folder.state, state, job_id=job_id)
 
 
-def _keep(sweep: Path, parcels: Sequence[Parcel], settings: Mapping[str, Any], after: str | None) -> None:
-    kept = {"parcels": [asdict(parcel) for parcel in parcels], "settings": dict(settings), "after": after}
-    write_json(queue_folder(sweep) / _WAITING, kept)
+def _keep(sweep: Path, waiting: _Waiting) -> None:
+    write_json(queue_folder(sweep) / _WAITING, asdict(waiting))
 
 
-def _read(kept: Mapping[str, Any]) -> Parcel:
-    return Parcel(kept["runs"], kept["code"], kept["setup"])
+def _waiting(sweep: Path) -> _Waiting | None:
+    """Raises:
+    DamagedFileError: it is not what is written there.
+    """
+    path = queue_folder(sweep) / _WAITING
+    try:
+        kept = read_object(path)
+        parcels = [Parcel(one["runs"], one["code"], one["setup"]) for one in kept["parcels"]]
+        return _Waiting(parcels, kept["settings"], kept["after"])
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(path, "no packs that wait", "delete it, and start the sweep again") from error
 
 
 def _is_wanted(parcel: Parcel) -> bool:

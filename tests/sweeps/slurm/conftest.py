@@ -31,12 +31,14 @@ def start_slurm(tmp_path_factory: pytest.TempPathFactory) -> Generator[Start]:
         if os.environ.get("MASKED_SAE_REQUIRE_SLURM") == "1":
             pytest.fail("SLURM is required here and not installed: run docker/slurm/install.sh")
         pytest.skip("SLURM is not installed: run docker/slurm/install.sh")
+    port = 26827 + 2 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # each worker has its own
     settings = {
         "MASKED_SAE_SLURM_DIR": f"/tmp/masked-sae-slurm-test-{os.getpid()}",
         "MASKED_SAE_SLURM_GRACE": "3",
         "MASKED_SAE_SLURM_CPUS": "2",
-        "MASKED_SAE_SLURM_CTLD_PORT": "26827",
-        "MASKED_SAE_SLURM_SLURMD_PORT": "26828",
+        "MASKED_SAE_SLURM_ARRAY": "2",  # so that a sweep of three takes two
+        "MASKED_SAE_SLURM_CTLD_PORT": str(port),
+        "MASKED_SAE_SLURM_SLURMD_PORT": str(port + 1),
     }
     environment = os.environ | settings
     stop = [str(SCRIPTS / "stop.sh"), "--purge"]

@@ -13,12 +13,9 @@ from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.state import RunState
 from support.extending import write_examples
 from support.making import ROOT
-from support.slurm import Sweep, assert_same_runs
+from support.slurm import LONG, PACKED, Sweep, assert_same_runs
 
-# Long enough to be preempted in the middle, and one that never ends by itself.
-LONG = ["data.batch_size=256", "data.train_tokens=300_000", "data.window_tokens=8192", "data.max_epochs=100000"]
-LONG += ["sae.d_sae=1024", "trainer.checkpoint_every_steps=100", "trainer.log_every_steps=100"]
-LONG += ["trainer.validate_every_steps=100", "mask.token.rate=0.1"]
+# Never ends by itself.
 ENDLESS = [*LONG, "data.train_tokens=100_000_000"]
 
 Start = Callable[[str], dict[str, str]]
@@ -130,9 +127,6 @@ def test_somebodys_own_architecture_mask_and_metric_train_there_as_here(
     here, there = (sweep.folder for sweep in sweeps)
     assert_same_runs(there, here)
     assert all("co_activation/jaccard" in path.read_text() for path in there.glob("*/results.json"))
-
-
-PACKED = [*LONG, "data.train_tokens=60_000", "trainer.checkpoint_every_steps=20", "sae.d_sae=256", "sae.k=4,8,16"]
 
 
 class TestPacked:
