@@ -11,6 +11,7 @@ from masked_sae.runs import code
 from masked_sae.runs.attempts import note_attempt
 from masked_sae.runs.code import PACKAGE, bound_code, code_digest, digest_of_code, refuse_other_code
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.state import RunState, write_state
 
 
 def test_the_digest_is_of_what_results_come_from(tmp_path: Path) -> None:
@@ -35,6 +36,9 @@ def test_a_run_that_has_a_checkpoint_is_bound_to_the_code_of_its_latest_attempt(
     assert bound_code(folder) == "aa"
     with pytest.raises(InputError, match=r"^code=submitted: expected current, .* run has been trained with .*aa;"):
         refuse_other_code(folder, "submitted")
+    write_state(folder.state, RunState("run", "done"))
+    refuse_other_code(folder, "submitted")  # it is only measured
+    write_state(folder.state, RunState("run", "preempted"))
     for asked in ("current", "live"):
         refuse_other_code(folder, asked)
     note_attempt(folder.attempts, 8, torch.device("cpu"), {}, "bb")

@@ -4,9 +4,10 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from masked_sae.errors import InputError
+from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.state import read_state
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _ONLY_LOOK_ON = ("report", "tracking", "sweeps")  # rooms that carry runs and look at them: no result comes from there
@@ -29,13 +30,21 @@ def digest_of_code(package: Path) -> str:
 
 
 def bound_code(folder: RunFolder) -> str | None:
-    """Digest of the code that a run would go on with: that of its latest attempt. None of a run that is to begin, or
-    whose attempts are older than such digests.
+    """Digest of the code that a run would go on with: that of its latest attempt. None of a run that is to begin, that
+    is done and only measured, or whose attempts are older than such digests.
     """
-    if not folder.checkpoints.exists():
+    if not folder.checkpoints.exists() or _is_done(folder):
         return None
     noted = [attempt.code for attempt in read_attempts(folder.attempts)]
     return noted[-1] or None if noted else None
+
+
+def _is_done(folder: RunFolder) -> bool:
+    try:
+        state = read_state(folder.state)
+    except DamagedFileError:
+        return False
+    return state is not None and state.status == "done"
 
 
 def refuse_other_code(folder: RunFolder, code: str) -> None:

@@ -102,7 +102,7 @@ class PackJob:
         runs: list[Run] = []
         for one in self._runs:
             state = known_state(RunFolder(Path(one["folder"])))
-            if state is not None and state.status == "failed":
+            if state is not None and state.status in ENDED - {"done"}:
                 continue  # in this job, before it was requeued: it is submitted with members that are `created`
             try:
                 _check_code(self._code)

@@ -114,12 +114,12 @@ def test_a_sweep_of_fewer_values_says_what_is_left_over_and_prunes_its_jobs(
 ) -> None:
     held = ["mask.token.rate=0.1", "pack=1", "detach=true", "+hydra.launcher.additional_parameters.hold=true"]
     sweep = Sweep(neox_folder, corpus_folder, tmp_path, environment, *held)
-    assert sweep.run("sae.k=4,8").returncode == 0
-    (left_over,) = (name for name in sweep.states() if "k8-" in name)
+    assert sweep.run("sae.k=4,8,16").returncode == 0
+    (left_over,) = (name for name in sweep.states() if "k16-" in name)
     said = f"also has 1 that this command does not: {left_over}; 1 of them in the queue"
-    assert f"{said} (prune=true cancels these)" in sweep.run("sae.k=4").stderr
-    pruned = sweep.run("sae.k=4", "prune=true")
-    assert said in pruned.stderr and "sae.k=8: cancelled" in pruned.stdout
+    assert f"{said} (prune=true cancels these)" in sweep.run("sae.k=4,8").stderr
+    pruned = sweep.run("sae.k=4,8", "prune=true")
+    assert said in pruned.stderr and "sae.k=16: cancelled" in pruned.stdout
     assert {name: state.status for name, state in sweep.states().items()}[left_over] == "cancelled"
     assert "sae.k=4: cancelled" in status(sweep, "cancel=all")
 
