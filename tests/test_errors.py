@@ -22,14 +22,15 @@ CHECKS = (
     "coefficient",
 )
 CHECKS += ("seed", "filled", "path", "plain_text")
-OF_HYDRA = {"hydra/launcher", "mask", "+sweep"}  # choices
+OF_HYDRA = {"hydra/launcher", "hydra.launcher.python", "mask", "+sweep"}  # choices, and how one is carried out
+OF_STATUS = {"log", "follow", "cancel"}
 OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
 
 def known_keys() -> set[str]:
     files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard")]
     of_commands = {key for path in files for key in yaml.safe_load(path.read_text())}
-    return set(all_settings()) | of_commands | {"sae", "sweep"} | OF_HYDRA | OF_WANDB
+    return set(all_settings()) | of_commands | {"sae", "sweep"} | OF_HYDRA | OF_STATUS | OF_WANDB
 
 
 def named_keys() -> Iterator[tuple[str, ast.expr]]:
@@ -82,6 +83,7 @@ def test_what_hands_keys_in_is_known() -> None:
         "src/masked_sae/masks/replacement.py",  # mask.NAME.replacement
         "src/masked_sae/runs/run.py",  # a corpus' origin, or lm.name
         "src/masked_sae/settings.py",  # of find's callers
+        "src/masked_sae/sweeps/steering.py",  # of status' own keys
         "src/masked_sae/text/store.py",  # a corpus' origin
         "src/masked_sae/text/synthetic.py",  # data.path or lm.name
         "src/masked_sae/training/memory.py",  # of what weighs most

@@ -39,7 +39,8 @@ def train_alone(config: RunConfig) -> None:
     refuse_too_large(config, LEAST_D_IN, find_device(config.trainer.device))
     run = make_run(config, {})
     take_over_former([run])
-    refuse_other_code(run.folder, config.code)
+    if not config.force:
+        refuse_other_code(run.folder, config.code)
     forget_asked_end(run.folder)
     (ended,) = train_pack([run])
     if isinstance(ended.error, HeldError):
@@ -84,7 +85,8 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
     begin_sweep(runs, command)
     waiting = [run for run in runs if not _is_done(run)]
     for run in waiting:
-        refuse_other_code(run.folder, run.config.code)
+        if not run.config.force:
+            refuse_other_code(run.folder, run.config.code)
     for run in waiting:
         forget_asked_end(run.folder)
     reached = len(runs) - len(waiting)
