@@ -66,7 +66,7 @@ class StateLines:
 
 
 @dataclass(frozen=True)
-class _Share:
+class Share:
     """How much of something is done, from 0 to 1, and the tokens that each member was trained on."""
 
     done: float
@@ -76,15 +76,15 @@ class _Share:
 class Pace:
     """How fast a share grows: from when it first grew, so that getting ready does not count."""
 
-    def __init__(self, share: _Share, now: float) -> None:
-        self._first, self._began = share, now
+    def __init__(self, share: Share, now: float) -> None:
+        self._first, self._began, self._has_grown = share, now, False
         self.latest, self._changed = share, now
 
-    def note(self, share: _Share, now: float) -> None:
+    def note(self, share: Share, now: float) -> None:
         if share == self.latest:
             return
-        if self._changed == self._began:
-            self._first, self._began = share, now
+        if not self._has_grown:
+            self._first, self._began, self._has_grown = share, now, True
         self.latest, self._changed = share, now
 
     @property
@@ -156,11 +156,11 @@ class LiveTable:
     def _read(self, pack: Sequence[Run]) -> None:
         self._states |= {run.folder.path: find_state(run.folder) for run in pack}
 
-    def _share_of(self, paths: Sequence[Path]) -> _Share:
+    def _share_of(self, paths: Sequence[Path]) -> Share:
         """Of runs, taken as equally long."""
         states = [self._states[path] for path in paths]
         tokens = [state.tokens for state in states if isinstance(state, RunState)]
-        return _Share(sum(map(_share, states)) / len(paths), sum(tokens) / len(paths))
+        return Share(sum(map(_share, states)) / len(paths), sum(tokens) / len(paths))
 
 
 def _share(state: RunState | DamagedFileError | None) -> float:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from masked_sae.training.stop_signals import SIGNALS
 
+_STDOUT, _STDERR = 1, 2
+
 
 @dataclass(frozen=True)
 class Place:
@@ -60,9 +62,9 @@ def _print_to(log: Path) -> None:
     """Everything, libraries' words and crashes too."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - line by line, though it is no terminal
+        for stream in (_STDOUT, _STDERR):
+            os.dup2(file.fileno(), stream)
+    sys.stdout = open(_STDOUT, "w", buffering=1, closefd=False)  # noqa: SIM115 - line by line, though it is no terminal
 
 
 def _stop_with_parent() -> None:
