@@ -14,7 +14,7 @@ from pathlib import Path
 from masked_sae.errors import notice
 from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.run import Run
-from masked_sae.runs.state import RunState, Status, write_state
+from masked_sae.runs.state import ENDED, RunState, Status, write_state
 from masked_sae.sweeps.packs import label_of
 from masked_sae.sweeps.progress import Screen
 from masked_sae.sweeps.worker import Place, work
@@ -176,7 +176,7 @@ def _end_unfinished(run: Run, status: Status, why: str) -> None:
     try:
         with hold(run.folder.lock):
             state = known_state(run.folder) or RunState(run.folder.run_id, "created")
-            if state.status in ("created", "running", "preempted"):
+            if state.status not in ENDED:
                 write_state(run.folder.state, state, status=status, error=why)
     except HeldError as held:
         notice(str(held))

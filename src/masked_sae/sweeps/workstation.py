@@ -10,14 +10,13 @@ from masked_sae.runs.folder import clear_run
 from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.run import Run
 from masked_sae.sweeps.local import begin_here, end_sweep
+from masked_sae.sweeps.logs import WORKERS
 from masked_sae.sweeps.machine import auto_workers, gpus_for
 from masked_sae.sweeps.packs import fits_side_by_side, make_packs
 from masked_sae.sweeps.progress import screen_for
 from masked_sae.sweeps.side_by_side import train_side_by_side
 from masked_sae.sweeps.summary import print_members
 from masked_sae.sweeps.worker import Place
-
-WORKERS = ".workers"  # in a sweep's folder: their logs
 
 
 def train_on_workstation(runs: Sequence[Run], workers: int | None, command: Sequence[str] = ()) -> None:
