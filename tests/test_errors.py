@@ -22,7 +22,8 @@ CHECKS = (
     "coefficient",
 )
 CHECKS += ("seed", "filled", "path", "plain_text")
-OF_HYDRA = {"hydra/launcher", "hydra.launcher.python", "mask", "+sweep"}  # choices, and how one is carried out
+OF_HYDRA = {"hydra/launcher", "mask", "+sweep"}  # choices
+OF_HYDRA |= {"hydra.launcher.python", "hydra.launcher.workers"}
 OF_STATUS = {"log", "follow", "cancel"}
 OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 

@@ -17,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+from masked_sae.errors import InputError
 
 if TYPE_CHECKING:
     from masked_sae.runs.run import Run
 
 _SHOWN_AFTER_SECONDS = 1.0
+_MOST_WORKERS = 1024
 
 
 @dataclass
@@ -110,6 +112,26 @@ class LocalLauncher(_SweepLauncher):
         return []
 
 
+class WorkstationLauncher(_SweepLauncher):
+    """Trains the packs of a sweep side by side on this machine.
+
+    Args:
+        workers: at one time, or `auto`.
+    """
+
+    def __init__(self, workers: Any = "auto") -> None:
+        super().__init__()
+        self._workers = workers
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        workers = _number_of_workers(self._workers)
+        runs = self._runs(job_overrides)
+        from masked_sae.sweeps.workstation import train_on_workstation
+
+        train_on_workstation(runs, workers, self._command)
+        return []
+
+
 class SlurmLauncher(_SweepLauncher):
     """Submits the packs of a sweep as one SLURM array through submitit, and waits for them unless detached.
 
@@ -129,6 +151,15 @@ class SlurmLauncher(_SweepLauncher):
         chosen = str(self._config.hydra.runtime.choices.get("hydra/launcher", "slurm"))
         submit_and_wait(runs, self._settings, self._command, launcher=chosen)
         return []
+
+
+def _number_of_workers(asked: Any) -> int | None:
+    """None where the machine decides."""
+    if asked == "auto":
+        return None
+    if not isinstance(asked, int) or isinstance(asked, bool) or not 1 <= asked <= _MOST_WORKERS:
+        raise InputError("hydra.launcher.workers", asked, f"auto, or a whole number from 1 to {_MOST_WORKERS:,}")
+    return asked
 
 
 def compose_jobs(

@@ -12,7 +12,15 @@ from masked_sae.runs.config_file import write_config
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.state import read_state
 from masked_sae.sweeps import packs
-from masked_sae.sweeps.packs import fits_here, fits_in_job, label_of, make_packs, train_members
+from masked_sae.sweeps.packs import (
+    fits_here,
+    fits_in_job,
+    fits_side_by_side,
+    label_of,
+    make_packs,
+    most_side_by_side,
+    train_members,
+)
 from masked_sae.training.memory import pack_bytes
 from masked_sae.training.threads import with_threads
 from masked_sae.training.train_pack import Outcome, train_pack
@@ -114,6 +122,16 @@ def test_auto_goes_by_the_memory_of_this_machine_with_a_margin_and_a_number_by_a
         assert fits_here(runs[:held]) and not fits_here(runs[: held + 1])
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
     assert fits_here(runs[:1]) and not fits_here(runs[:2])
+
+
+def test_the_workers_of_a_workstation_share_its_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = at_ks(make("sae.d_sae=4096"), *range(1, 9))
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "36")
+    held = max(n for n in range(1, 9) if fits_here(runs[:n]))
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "108")
+    assert fits_side_by_side(3)(runs[:held]) and not fits_side_by_side(3)(runs[: held + 1])
+    assert fits_side_by_side(1)(runs) and fits_side_by_side(1000)(runs[:1])
+    assert most_side_by_side(runs) == int(0.8 * (108 << 20) / pack_bytes([runs[0].config]))
 
 
 def test_a_job_is_bounded_by_the_memory_that_it_asks_for_or_else_by_a_few(make: Make) -> None:

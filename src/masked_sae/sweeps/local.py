@@ -77,6 +77,21 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
     Args:
         command: what stood on the command line.
     """
+    waiting = begin_here(runs, command)
+    reached = len(runs) - len(waiting)
+    for pack in make_packs(waiting, fits_here):
+        numbers = f"{reached + 1}-{reached + len(pack)}" if len(pack) > 1 else f"{reached + 1}"
+        print(f"[{numbers}/{len(runs)}] {label_of(pack)}", flush=True)
+        states = train_members(pack)
+        if any(state is not None and state.status == "preempted" for state in states):
+            print_members(runs)
+            sys.exit(INTERRUPTED)
+        reached += len(pack)
+    end_sweep(runs)
+
+
+def begin_here(runs: Sequence[Run], command: Sequence[str]) -> list[Run]:
+    """Refuses what this machine cannot do, puts the members on record, and says how many are done; the others."""
     if runs[0].config.detach:
         raise InputError("detach", True, "false, unless the sweep goes to SLURM (hydra/launcher=slurm)")
     for run in runs:
@@ -89,18 +104,9 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
             refuse_other_code(run.folder, run.config.code)
     for run in waiting:
         forget_asked_end(run.folder)
-    reached = len(runs) - len(waiting)
-    if reached:
-        print(f"{reached} of {len(runs)} runs are done", flush=True)
-    for pack in make_packs(waiting, fits_here):
-        numbers = f"{reached + 1}-{reached + len(pack)}" if len(pack) > 1 else f"{reached + 1}"
-        print(f"[{numbers}/{len(runs)}] {label_of(pack)}", flush=True)
-        states = train_members(pack)
-        if any(state is not None and state.status == "preempted" for state in states):
-            print_members(runs)
-            sys.exit(INTERRUPTED)
-        reached += len(pack)
-    end_sweep(runs)
+    if len(waiting) < len(runs):
+        print(f"{len(runs) - len(waiting)} of {len(runs)} runs are done", flush=True)
+    return waiting
 
 
 def _is_done(run: Run) -> bool:

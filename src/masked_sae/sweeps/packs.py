@@ -100,6 +100,28 @@ def fits_here(runs: Sequence[Run]) -> bool:
     return len(runs) == 1 or _fits(runs, available_bytes(find_device(runs[0].config.trainer.device)))
 
 
+def fits_side_by_side(workers: int) -> Fits:
+    """Whether each of so many processes on this machine can hold runs together; the GPUs are dealt out among them."""
+
+    def fits(runs: Sequence[Run]) -> bool:
+        return len(runs) == 1 or _fits(runs, _share_of_memory(runs[0], workers))
+
+    return fits
+
+
+def _share_of_memory(run: Run, workers: int) -> int:
+    device = find_device(run.config.trainer.device)
+    if device.type != "cuda":
+        return available_bytes(device) // workers
+    gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return min(map(available_bytes, gpus)) // math.ceil(workers / len(gpus))
+
+
+def most_side_by_side(runs: Sequence[Run]) -> int:
+    """How many of the largest of these runs, each alone, this machine's memory holds at one time."""
+    return int(_MARGIN * available_bytes(torch.device("cpu"))) // max(pack_bytes([run.config]) for run in runs)
+
+
 def fits_in_job(settings: Mapping[str, Any]) -> Fits:
     """Whether a SLURM job of these settings can hold runs together, as far as they tell."""
     memory, more = settings.get("mem_gb"), settings.get("additional_parameters") or {}

@@ -18,6 +18,7 @@ from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import ENDED, RunState, read_state, slurm_job_id, write_state
 from masked_sae.runs.sweep_record import Member, forget_members, read_members
+from masked_sae.sweeps.changes import StateChanges
 from masked_sae.sweeps.code_copy import CodeCopy, code_of
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.local import begin_sweep, end_sweep
@@ -155,7 +156,7 @@ def _forget_if_new(run: Run) -> None:
 def _follow(runs: Sequence[Run], sweep: Path, chained: Chained) -> None:
     """Returns once every job has left the queue; a run that its jobs left unfinished is marked as failed."""
     left = list(runs)
-    shown: dict[Path, str] = {}
+    changes = StateChanges()
     room, before = False, 0
     while left:
         if room and is_waiting(sweep):
@@ -163,8 +164,7 @@ def _follow(runs: Sequence[Run], sweep: Path, chained: Chained) -> None:
         unsent, sent = waiting_runs(sweep), _sent(left)
         queued = queued_jobs()  # after these, so that all that was sent is in it
         room, before = len(queued) != before, len(queued)
-        for run in left:
-            _show_change(run, shown)
+        changes.show(left)
         gone = [
             run
             for run in left
@@ -182,14 +182,6 @@ def _sent(runs: Sequence[Run]) -> dict[Path, tuple[str, ...]]:
     for sweep in dict.fromkeys(run.folder.path.parent for run in runs):
         found |= {sweep / run_id: sent[-1].ids for run_id, sent in sent_jobs(sweep).items()}
     return found
-
-
-def _show_change(member: Member, shown: dict[Path, str]) -> None:
-    state = read_state(member.folder.state)
-    status = "missing" if state is None else state.status
-    if shown.get(member.folder.path) != status:
-        shown[member.folder.path] = status
-        print(f"{time.strftime('%H:%M:%S')} {member.label}: {status}", flush=True)
 
 
 def _close(runs: Sequence[Member]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from masked_sae.config import WandbSettings
 from masked_sae.report.design import read_design
 from masked_sae.report.runs_table import read_runs
@@ -28,16 +30,21 @@ def log_sweep(sweep: Path, settings: WandbSettings) -> None:
         tables = sweep_tables(sweep)
         if not tables:
             return
-        group = sweep.resolve().name
-        tracker = track_run(
-            settings, run_id=RUN_ID, group=group, folder=sweep, config={}, resumes=False, name=f"{group}, all runs"
-        )
-        if tracker is not None:
-            tracker.begin()
-            tracker.show(tables)
-            tracker.finish(failed=False)
+        with FileLock(sweep / ".tables.lock"):  # two processes may see the last members end
+            _log(sweep, settings, tables)
     except Exception as error:  # noqa: BLE001
         warnings.warn(f"{sweep}: its tables are not in W&B: {error}", stacklevel=2)
+
+
+def _log(sweep: Path, settings: WandbSettings, tables: Mapping[str, Any]) -> None:
+    group = sweep.resolve().name
+    tracker = track_run(
+        settings, run_id=RUN_ID, group=group, folder=sweep, config={}, resumes=False, name=f"{group}, all runs"
+    )
+    if tracker is not None:
+        tracker.begin()
+        tracker.show(tables)
+        tracker.finish(failed=False)
 
 
 def sweep_tables(sweep: Path) -> Mapping[str, Any]:
