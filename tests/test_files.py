@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from masked_sae.files import (
     remove_all_leftovers,
     write_aside,
     write_json,
+    write_new_json,
     write_text,
 )
 from support.disks import files_limited_to
@@ -30,6 +32,31 @@ def test_write_aside_makes_parents_and_replaces_the_old_content(tmp_path: Path) 
     write_text(path, "old")
     write_text(path, "newer ☕")
     assert contents(tmp_path) == {"a/b/file.txt": "newer ☕"}
+
+
+@pytest.mark.parametrize("second_names", [True, False])
+def test_a_new_file_is_of_one_of_those_that_write_it_at_once(
+    tmp_path: Path, second_names: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not second_names:
+
+        def refused(path: Path, target: Path) -> None:
+            raise PermissionError(errno.EPERM, "as a file system without hard links says", str(path))
+
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    path, writers = tmp_path / "file.json", 8 if second_names else 1
+
+    def write(number: int) -> list[int]:
+        try:
+            write_new_json(path, number)
+        except FileExistsError:
+            return []
+        return [number]
+
+    with ThreadPoolExecutor(writers) as threads:
+        wrote = [number for one in threads.map(write, range(writers)) for number in one]
+    assert [read_json(path)] == wrote and write(9) == []
+    assert contents(tmp_path) == {"file.json": f"{wrote[0]}\n"}
 
 
 def test_written_files_and_folders_have_ordinary_permissions(tmp_path: Path) -> None:

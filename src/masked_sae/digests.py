@@ -1,6 +1,7 @@
 """Whole files by their content, each read once: a digest is remembered by path, size, time of change and inode."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,9 +43,10 @@ def of_all(parts: Sequence[str]) -> str:
 
 
 def _name(path: Path) -> str:
-    """Of what is remembered: another as soon as the file is."""
+    """Of what is remembered: another as soon as the file is, on whatever machine it was changed."""
     there = path.resolve()
-    stat = there.stat()
+    with there.open("rb") as file:  # opened, for a network file system asks its server then and not for what it knows
+        stat = os.fstat(file.fileno())
     return of_all([str(there), str(stat.st_size), str(stat.st_mtime_ns), str(stat.st_dev), str(stat.st_ino)])
 
 

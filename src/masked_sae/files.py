@@ -1,12 +1,13 @@
 """Files that appear whole or not at all, and are read as what they should be or not at all."""
 
+import errno
 import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,14 @@ from masked_sae.errors import DamagedFileError, first_line
 _ASIDE = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # what tempfile calls what is written aside
 
 
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """Has `write` fill a new file beside `path`, makes it durable, and renames it over `path`."""
+def write_aside(
+    path: Path, write: Callable[[Path], None], place: Callable[[Path, Path], object] = Path.replace
+) -> None:
+    """Has `write` fill a new file beside `path`, makes it durable, and renames it over `path`.
+
+    Args:
+        place: gives the file its name, in place of that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -26,7 +33,7 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
             write(aside)
         aside.chmod(0o666 & ~_umask())
         sync(aside)
-        aside.replace(path)
+        place(aside, path)
         sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
@@ -57,7 +64,43 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """JSON as other programs read it: NaN and infinities are refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, _as_json(value))
+
+
+def write_new_json(path: Path, value: Any) -> None:
+    """As `write_json`, where there is none: of several machines that do so at once, one succeeds.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+
+    def write(aside: Path) -> None:
+        aside.write_text(_as_json(value), encoding="utf-8")
+
+    write_aside(path, write, give_name)
+
+
+def give_name(file: Path, path: Path) -> None:
+    """Has `file` be called `path`, too; where the file system has one name for each file, `path` alone.
+
+    Raises:
+        FileExistsError: another is called so.
+    """
+    try:
+        path.hardlink_to(file)
+    except OSError as error:
+        if error.errno not in _NO_SECOND_NAME:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        file.rename(path)
+
+
+_NO_SECOND_NAME = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -113,6 +156,20 @@ def _naming(path: Path) -> Generator[None]:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def look_again(folder: Path) -> None:
+    """Has what other machines did in the folder be seen. A network file system may remember for a minute what was there
+    and what was not; when the folder is opened, it asks.
+    """
+    with suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY))
+
+
+def disk_time(folder: Path) -> float:
+    """This moment by the clock that files in the folder are dated by: on a network file system its server's."""
+    with tempfile.NamedTemporaryFile(prefix=".now.", dir=folder) as dated:
+        return os.fstat(dated.fileno()).st_mtime
 
 
 def sync(path: Path) -> None:

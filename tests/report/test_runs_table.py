@@ -2,7 +2,9 @@
 
 import json
 import os
-from dataclasses import asdict, replace
+import re
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,20 +48,25 @@ def test_failed_missing_and_half_done_members_are_named_with_their_reason(tmp_pa
     assert (gone["mask.token.rate"], gone["sae.k"], gone["seed"]) == (0.0, 8, 1)  # as the sweep's record says
 
 
+@pytest.mark.parametrize("clock", [-420, 0, 420])  # of the run's machine, in seconds from the file system's
 @pytest.mark.parametrize(("heard_of", "alive"), [("owner", True), ("state", True), ("neither", False)])
-def test_a_run_that_was_killed_is_told_from_one_that_runs(tmp_path: Path, heard_of: str, alive: bool) -> None:
+def test_a_run_that_was_killed_is_told_from_one_that_runs(
+    tmp_path: Path, heard_of: str, alive: bool, clock: int
+) -> None:
     folder = make_sweep(tmp_path, **SMALL)[0].folder
     folder.results.unlink()
-    now, long_ago = datetime.now(UTC), "2026-01-02T03:04:05+00:00"
-    running = RunState(folder.run_id, "running", step=2, steps=4, updated=long_ago)
-    if heard_of == "state":
-        running = replace(running, updated=now.isoformat())
-    folder.state.write_text(json.dumps(asdict(running)))
+    now = time.time()
+    heard = {folder.state: now - 200, owner_file_of(folder.lock): now - 100}
+    if alive:
+        heard[folder.state if heard_of == "state" else owner_file_of(folder.lock)] = now
+    updated = datetime.fromtimestamp(heard[folder.state] + clock, UTC).isoformat(timespec="seconds")
+    folder.state.write_text(json.dumps(asdict(RunState(folder.run_id, "running", step=2, steps=4, updated=updated))))
     owner_file_of(folder.lock).write_text("{}")
-    os.utime(owner_file_of(folder.lock), (now.timestamp() if heard_of == "owner" else 0,) * 2)
+    for path, at in heard.items():
+        os.utime(path, (at, at))
     ((_, row),) = read_runs([tmp_path]).unfinished.iterrows()
-    gone = f"; no sign of life since {long_ago}: its process is probably gone"
-    assert (row["status"], row["reason"]) == ("running", "2 of 4 steps" + ("" if alive else gone))
+    gone = "" if alive else r"; no sign of life for 0:01:4\d: its process is probably gone"
+    assert row["status"] == "running" and re.fullmatch(f"2 of 4 steps{gone}", row["reason"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"metrics": 3}', '{"status": "done"}'])

@@ -4,12 +4,21 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
+
+
+@pytest.fixture(autouse=True)
+def _watched_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("masked_sae.runs.lock._WATCHED_SECONDS", 0.3)
 
 
 def hold_for_long(lock: Path) -> None:
@@ -51,6 +60,44 @@ def test_an_owner_elsewhere_counts_as_alive_while_it_is_heard_of(tmp_path: Path,
             pass
 
 
+@contextmanager
+def touched(owner_file: Path, clock: float) -> Generator[None]:
+    """By an owner that lives, where files have the date of its machine, whose clock is so many seconds off."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(0.02):
+            os.utime(owner_file, (time.time() + clock,) * 2)
+
+    beat = threading.Thread(target=touch)
+    os.utime(owner_file, (time.time() + clock,) * 2)
+    beat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beat.join()
+
+
+@pytest.mark.parametrize("clock", [-300.0, 300.0])
+@pytest.mark.parametrize("locked", [False, True])
+def test_an_owner_that_touches_its_file_is_alive_whatever_its_clock(tmp_path: Path, clock: float, locked: bool) -> None:
+    lock = tmp_path / ".lock"
+    with FileLock(lock) if locked else nullcontext():
+        owner_of(lock).write_text(json.dumps({"host": "elsewhere", "pid": 7, "job_id": None}))
+        refused = pytest.raises(HeldError, match="process 7 on elsewhere")
+        with touched(owner_of(lock), clock), refused, hold(lock):
+            pass
+
+
+def test_an_owner_file_that_cannot_be_read_is_nobodys(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    owner_of(lock).write_text("{")
+    with hold(lock):
+        assert json.loads(owner_of(lock).read_text())["pid"] == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_a_requeued_job_takes_its_own_lock_from_another_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = tmp_path / ".lock"
     owner_of(lock).write_text(json.dumps({"host": "elsewhere", "pid": 7, "job_id": "42"}))
@@ -69,8 +116,6 @@ def test_patience_waits_for_the_lock_to_be_free(tmp_path: Path) -> None:
 
 
 def test_where_locks_outlive_a_dead_node_its_silence_frees_them(tmp_path: Path) -> None:
-    from filelock import FileLock
-
     lock = tmp_path / ".lock"
     left = FileLock(lock)
     left.acquire()  # as a file system keeps it after the node is gone

@@ -1,18 +1,22 @@
 """`python -m src.status` reads run folders alone."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
 import pytest
+from rich.console import Console
 
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import RunState, Status, read_state, write_state
 from masked_sae.runs.sweep_record import Member, read_members, record_members
 from masked_sae.sweeps.jobs import note_sent
+from masked_sae.sweeps.status import view
 from support.composing import ROOT
 
 
@@ -49,6 +53,20 @@ def test_it_shows_every_member_missing_ones_too(tmp_path: Path) -> None:
     assert any("failed: mask.token.rate=0.1: the loss is nan at step 7" in line for line in lines)
 
 
+@pytest.mark.parametrize(("minutes", "note"), [(9, ""), (12, "silent for 12 minutes")])
+def test_how_long_a_run_is_silent_does_not_depend_on_its_machines_clock(
+    tmp_path: Path, minutes: int, note: str
+) -> None:
+    state = tmp_path / "a" / "state.json"
+    write_state(state, RunState("a", "running"), updated="2100-01-02T03:04:05+00:00")
+    heard = time.time() - 60 * minutes
+    os.utime(state, (heard, heard))
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(view(tmp_path))
+    assert ("silent for" in shown.get()) == bool(note) and note in shown.get()
+
+
 def test_a_folder_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     shown = status(str(tmp_path / "nothing"))
     assert shown.returncode != 0 and len(shown.stderr.splitlines()) == 1
@@ -63,7 +81,8 @@ def test_recording_again_forgets_no_member(tmp_path: Path) -> None:
 
 def test_a_silent_run_is_marked(tmp_path: Path) -> None:
     running = RunState("a", "running", step=25, steps=100, tokens=2500)
-    write_state(tmp_path / "a" / "state.json", running, updated="2020-01-01T00:00:00+00:00")
+    write_state(tmp_path / "a" / "state.json", running)
+    os.utime(tmp_path / "a" / "state.json", (0, 0))
     shown = status(str(tmp_path)).stdout
     assert "running: a: silent for " in shown and "start the sweep again to go on with it" in shown
 

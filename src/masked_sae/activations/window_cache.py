@@ -24,7 +24,7 @@ from torch import Tensor
 
 from masked_sae.digests import of_all
 from masked_sae.errors import DamagedFileError, notice, one_line
-from masked_sae.files import remove_leftovers
+from masked_sae.files import look_again, remove_leftovers
 from masked_sae.tensor_files import load_tensors, save_tensors
 from masked_sae.text.settings import DataSettings
 
@@ -118,6 +118,7 @@ class WindowCache:
                 self._say(f"{self._path(index)} has been in the making elsewhere for long: it is computed here, too")
             if lock == "held":
                 self._held.add(index)
+            look_again(self.folder)
             try:
                 yield self.read(index)
             finally:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -276,8 +277,8 @@ def _why_unfinished(folder: RunFolder, state: RunState | None, damage: str | Non
     progress = f"{state.step:,} of {state.steps:,} steps" if state.steps else "no step done"
     if state.status == "done":
         return {"status": "damaged", "reason": "done, but its results.json is gone"}
-    if state.status == "running" and silence(folder.lock, state.updated).total_seconds() > DEAD_AFTER_SECONDS:
-        progress += f"; no sign of life since {state.updated}: its process is probably gone"
+    if state.status == "running" and (silent_for := silence(folder).total_seconds()) > DEAD_AFTER_SECONDS:
+        progress += f"; no sign of life for {timedelta(seconds=round(silent_for))}: its process is probably gone"
     reason = f"{state.error} ({progress})" if state.error else progress
     return {"status": state.status, "reason": reason}
 

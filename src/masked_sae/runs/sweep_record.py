@@ -1,6 +1,7 @@
 """A sweep's folder: which runs belong to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from filelock import FileLock
 
 from masked_sae.errors import DamagedFileError, notice
-from masked_sae.files import read_object, write_json
+from masked_sae.files import look_again, read_object, write_json
 from masked_sae.runs.folder import RunFolder
 
 MEMBERS = "sweep.json"
@@ -67,14 +68,14 @@ def record_members(
     except DamagedFileError:
         pass  # looked at again below, by one process at a time
     sweep.mkdir(parents=True, exist_ok=True)
-    with FileLock(sweep / ".sweep.lock"):
+    with _locked(sweep):
         _set_aside_if_damaged(sweep)
         write_json(sweep / MEMBERS, asdict(added(_read(sweep))))
 
 
 def forget_members(sweep: Path, names: Sequence[str], command: Sequence[str] = ()) -> None:
     """Takes members off the record that have come to nothing: those of these that have no folder."""
-    with FileLock(sweep / ".sweep.lock"):
+    with _locked(sweep):
         known = _read(sweep)
         gone = {name for name in names if not (sweep / name).exists()}
         left = {name: swept for name, swept in known.members.items() if name not in gone}
@@ -86,7 +87,7 @@ def rename_member(sweep: Path, former: str, now: str) -> None:
     """Of a member whose folder was renamed, where the sweep has it on record."""
     if not (sweep / MEMBERS).exists():
         return
-    with FileLock(sweep / ".sweep.lock"):
+    with _locked(sweep):
         try:
             known = _read(sweep)
         except DamagedFileError:
@@ -133,6 +134,14 @@ def labels_of(members: Sequence[Member]) -> dict[str, str]:
     """As the members' sweeps have them."""
     sweeps = dict.fromkeys(member.folder.path.parent for member in members)
     return {key: label for sweep in sweeps for key, label in read_labels(sweep).items()}
+
+
+@contextmanager
+def _locked(sweep: Path) -> Generator[None]:
+    """For who reads the record to write it anew: nobody else does meanwhile, and what others wrote is seen."""
+    with FileLock(sweep / ".sweep.lock"):
+        look_again(sweep)
+        yield
 
 
 def _read_what_can_be(sweep: Path) -> _Record:

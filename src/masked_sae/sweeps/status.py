@@ -83,7 +83,7 @@ def _look(member: Member) -> _Seen:
     state = find_state(member.folder)
     if state is None or isinstance(state, DamagedFileError):
         return _Seen(member, state, None, 0)
-    silent_for = silence(member.folder.lock, state.updated) if state.status == "running" else None
+    silent_for = silence(member.folder) if state.status == "running" else None
     return _Seen(member, state, silent_for, max(0, len(read_attempts(member.folder.attempts)) - 1))
 
 

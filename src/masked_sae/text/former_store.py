@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from masked_sae.digests import sha256
 from masked_sae.errors import DamagedFileError, notice
-from masked_sae.files import read_object, write_json
+from masked_sae.files import look_again, read_object, write_json
 from masked_sae.text.store import SPLITS
 
 _TOKENS_AT_ONCE = 1 << 22
@@ -33,6 +33,7 @@ def take_over(store_dir: Path, former: str, key: str, tokenizer: Any, separator:
     if new.exists() or not (old / "meta.json").exists():
         return
     with FileLock(f"{new}.lock"):
+        look_again(store_dir)
         if new.exists() or not is_plain(old, tokenizer, separator):
             return
         meta = read_object(old / "meta.json")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from masked_sae.digests import sha256
 from masked_sae.errors import DamagedFileError, InputError, notice
-from masked_sae.files import folder_aside, read_object, remove_leftovers, write_json
+from masked_sae.files import folder_aside, look_again, read_object, remove_leftovers, write_json
 from masked_sae.text.documents import Document, in_validation
 from masked_sae.text.tokenizer import SPELLED_SPECIAL_TOKENS, encode, tokenizer_digest
 
@@ -107,6 +107,7 @@ def open_or_build(
         notice(f"{damage}: its tokens are made again")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
+        look_again(folder.parent)
         try:
             return _open(folder, memory, progress)  # another job's
         except (FileNotFoundError, DamagedFileError):

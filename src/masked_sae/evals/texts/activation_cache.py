@@ -18,7 +18,7 @@ from tqdm import tqdm
 from masked_sae.activations.lm import LM
 from masked_sae.digests import sha256
 from masked_sae.errors import DamagedFileError
-from masked_sae.files import read_object, remove_leftovers, write_aside, write_json
+from masked_sae.files import look_again, read_object, remove_leftovers, write_aside, write_json
 
 _POSITIONS_AT_ONCE = 1024  # whose latents are dense at a time
 
@@ -113,6 +113,7 @@ class ActivationCache:
         if self._wrong(path, shape) is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{path}.lock"):  # several runs may want it at once: one reads, the others wait
+                look_again(self.folder)
                 wrong = self._wrong(path, shape)
                 if wrong is not None:
                     if wrong:
