@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from masked_sae.errors import DamagedFileError
-from masked_sae.files import read_object, write_json
+from masked_sae.files import look_again, read_object, write_json
 from masked_sae.runs.folder import RunFolder
 
 EndStatus = Literal["cancelled", "pruned"]
@@ -31,6 +31,7 @@ def ask_to_end(folder: RunFolder, status: EndStatus, why: str) -> None:
 
 def asked_end(folder: RunFolder) -> AskedEnd | None:
     """What the run was asked for; None where it was asked for nothing."""
+    look_again(folder.path)  # another machine may have asked
     try:
         found = read_object(folder.asked_end)
     except FileNotFoundError:

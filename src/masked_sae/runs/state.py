@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from masked_sae.errors import DamagedFileError
-from masked_sae.files import read_object, write_json
+from masked_sae.files import look_again, read_object, write_json
 
 Status = Literal["created", "running", "preempted", "cancelled", "pruned", "failed", "done"]
 ENDED = frozenset({"cancelled", "pruned", "failed", "done"})  # nobody goes on with it unasked
@@ -60,6 +60,7 @@ def read_state(path: Path) -> RunState | None:
     Raises:
         DamagedFileError: it cannot be read, or is no state.
     """
+    look_again(path.parent)  # for what else of the run is looked for now, too
     try:
         values = read_object(path)
     except FileNotFoundError:

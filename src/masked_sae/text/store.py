@@ -5,6 +5,7 @@ A store is a folder with one flat file of token ids for each split, documents en
 look at the files' lengths and digests only; one that is damaged is built again.
 """
 
+import errno
 import hashlib
 import itertools
 import json
@@ -114,7 +115,11 @@ def open_or_build(
             pass
         remove_leftovers(folder)
         shutil.rmtree(folder, ignore_errors=True)  # a job that reads it goes on: its map holds the file
-        _build(folder, documents, tokenizer, separator, validation_share, token_limit, origin, progress)
+        try:
+            _build(folder, documents, tokenizer, separator, validation_share, token_limit, origin, progress)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another machine's, which does not see our locks
+                raise
     return _open(folder, memory, progress)
 
 
