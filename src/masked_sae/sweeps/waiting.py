@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from masked_sae.errors import DamagedFileError
-from masked_sae.files import read_object, write_json
+from masked_sae.files import look_again, read_object, write_json
 from masked_sae.runs.asked_end import asked_end
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import write_state
@@ -192,6 +192,7 @@ def _waiting(sweep: Path) -> _Waiting | None:
     DamagedFileError: it is not what is written there.
     """
     path = queue_folder(sweep) / _WAITING
+    look_again(path.parent)  # another machine may only just have written it
     try:
         kept = read_object(path)
         parcels = [Parcel(one["runs"], one["code"], one["setup"]) for one in kept["parcels"]]
