@@ -94,9 +94,8 @@ class SweepLauncher(Launcher):
         check_search(configs[0])
         self._say_direction(configs[0])
         runs = self._named(configs, job_overrides)
-        Path(self._config.hydra.sweep.dir).expanduser().mkdir(
-            parents=True, exist_ok=True
-        )  # for the sweeper's own files
+        of_sweeper = Path(self._config.hydra.sweep.dir).expanduser()  # where it writes what it has found
+        of_sweeper.mkdir(parents=True, exist_ok=True)
         self.train(list({run.folder.path: run for run in runs}.values()), of_search=True)
         return [_returned(run, job) for run, job in zip(runs, job_overrides, strict=True)]
 

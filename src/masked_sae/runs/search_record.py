@@ -68,7 +68,7 @@ def read_search(sweep: Path) -> SearchRecord | None:
             _named(found["trials"], int),
             [_found(one) for one in found["best"]],
             _words(found["confirm"]),
-            _text(found["confirmed_in"]),
+            _folder_name(found["confirmed_in"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFileError(path, "no record of a search") from error
@@ -76,7 +76,7 @@ def read_search(sweep: Path) -> SearchRecord | None:
 
 def _found(found: Any) -> Found:
     values = [float(value) for value in found["values"] if not isinstance(value, str)]
-    return Found(_text(found["run_id"]), _named(found["settings"], str), values)
+    return Found(_folder_name(found["run_id"]), _named(found["settings"], str), values)
 
 
 def _named(found: Any, kind: type) -> dict[str, Any]:
@@ -92,4 +92,10 @@ def _words(found: Any) -> list[str]:
 def _text(found: Any) -> str:
     if not isinstance(found, str):
         raise TypeError
+    return found
+
+
+def _folder_name(found: Any) -> str:
+    if _text(found) != Path(found).name:
+        raise ValueError
     return found

@@ -7,11 +7,11 @@ from masked_sae.config import RunConfig
 from masked_sae.errors import DamagedFileError, InputError, one_line
 from masked_sae.evals.objective import EXAMPLE, objectives_of
 from masked_sae.runs.results import read_results
-from masked_sae.runs.state import RunState
+from masked_sae.runs.state import ENDED, RunState
 from masked_sae.runs.sweep_record import Member
 from masked_sae.sweeps.summary import find_state, status_of
 
-ENDED = ("done", "pruned", "cancelled", "failed", "damaged")
+_ENDED = ENDED | {"damaged"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Outcome:
 
     @property
     def has_ended(self) -> bool:
-        return self.status in ENDED
+        return self.status in _ENDED
 
 
 def outcome_of(member: Member, objectives: Sequence[str]) -> Outcome:

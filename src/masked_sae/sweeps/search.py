@@ -34,6 +34,7 @@ from masked_sae.sweeps.summary import print_members
 LOCK = ".search"
 CONFIRM = "hydra.sweeper.confirm"
 _RUN = "run"
+_SEVERAL = 5
 _NEW_SEEDS = 5
 
 
@@ -122,13 +123,14 @@ def _make(plan: Plan, study: Study, trial: Trial, launcher: Launcher) -> Run | N
     """The member of a trial; None where its values do not go together.
 
     Raises:
-        InputError: they do not, and no values did yet: the mistake is probably the user's.
+        InputError: they do not, and of several no values did: the mistake is probably the user's.
     """
     try:
         run = launcher.run_of(plan.space.overrides(plan.space.suggest(trial)))
     except InputError as error:
         study.tell(trial, state=TrialState.FAIL)
-        if not trials_that(study, TrialState.COMPLETE, TrialState.PRUNED):
+        drawn = study.get_trials(deepcopy=False)
+        if len(drawn) >= _SEVERAL and not any(_RUN in one.user_attrs for one in drawn):
             raise
         print(printable(f"trial {trial.number}: not trained: {error}"), flush=True)
         return None
