@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -10,20 +11,23 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_class
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from masked_sae.errors import InputError
 
 if TYPE_CHECKING:
+    from masked_sae.config import RunConfig
     from masked_sae.runs.run import Run
 
 _SHOWN_AFTER_SECONDS = 1.0
 _MOST_WORKERS = 1024
+_UNTOLD_WORKERS = 4  # jobs of a search at one time, where nothing says how many there may be
 
 
 @dataclass
@@ -57,7 +61,15 @@ class MembersSweeper(BasicSweeper):
             done += len(batch)
 
 
-class _SweepLauncher(Launcher):
+class SweepLauncher(Launcher):
+    """What launchers share: they make all members of a batch before one is trained, and return what each came to.
+
+    Attributes:
+        workers: members that it trains at one time, of those that share no forwards.
+    """
+
+    workers = 1
+
     def __init__(self) -> None:
         self._context: HydraContext | None = None
         self._config: DictConfig | None = None
@@ -65,24 +77,71 @@ class _SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
 
-    def _runs(self, job_overrides: Sequence[Sequence[str]]) -> "list[Run]":
-        """The members, each made once."""
+    def train(self, runs: "Sequence[Run]", *, of_search: bool) -> None:
+        """Trains what is left of the members.
+
+        Args:
+            of_search: returns when all have ended, however that was; otherwise it is the command's end.
+        """
+        raise NotImplementedError
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if not self._searches:
+            self.train_and_end(job_overrides)
+            return []
+        from masked_sae.sweeps.outcome import check_search
+
+        assert self._config is not None
+        configs = self._configs(job_overrides)
+        check_search(configs[0])
+        self._say_direction(configs[0])
+        runs = self._named(configs, job_overrides)
+        of_sweeper = Path(self._config.hydra.sweep.dir).expanduser()  # where it writes what it has found
+        of_sweeper.mkdir(parents=True, exist_ok=True)
+        self.train(list({run.folder.path: run for run in runs}.values()), of_search=True)
+        return [_returned(run, job) for run, job in zip(runs, job_overrides, strict=True)]
+
+    def train_and_end(self, job_overrides: Sequence[Sequence[str]]) -> None:
+        """Trains all combinations of a sweep, and ends the command."""
+        runs = self._named(self._configs(job_overrides), job_overrides)
+        from masked_sae.sweeps.local import distinct
+
+        self.train(distinct(runs), of_search=False)
+
+    def config_of(self, overrides: Sequence[str]) -> "RunConfig":
+        """A member's configuration, checked."""
+        return self._configs([overrides])[0]
+
+    def run_of(self, overrides: Sequence[str]) -> "Run":
+        """A member, made and named."""
+        return self._named(self._configs([overrides]), [overrides])[0]
+
+    def _configs(self, job_overrides: Sequence[Sequence[str]]) -> "list[RunConfig]":
         from tqdm import tqdm
 
         from masked_sae.config import check, typed_config  # only now: --help needs no torch
 
         assert self._context is not None and self._config is not None
-        swept = _swept(job_overrides, self._swept_keys())
         composing = compose_jobs(self._context.config_loader, self._config, job_overrides)
         with tqdm(
-            composing, desc="settings", total=len(job_overrides), leave=False, delay=_SHOWN_AFTER_SECONDS
+            composing,
+            desc="settings",
+            total=len(job_overrides),
+            leave=False,
+            delay=_SHOWN_AFTER_SECONDS,
+            disable=len(job_overrides) < 2,
         ) as shown:
             configs = [typed_config(config) for config in shown]
         for config in configs:
             check(config)  # before the heavier libraries are read in, and before any member is named
-        from masked_sae.sweeps.local import make_runs
+        return configs
 
-        return make_runs(list(zip(configs, swept, strict=True)))
+    def _named(self, configs: "Sequence[RunConfig]", job_overrides: Sequence[Sequence[str]]) -> "list[Run]":
+        """The run of each job, each made once."""
+        from masked_sae.sweeps.local import runs_of_jobs
+
+        swept = _swept(job_overrides, self._swept_keys())
+        return runs_of_jobs(list(zip(configs, swept, strict=True)))
 
     def _swept_keys(self) -> set[str]:
         """Those that the sweep's file varies, and those of which the command line gives several values."""
@@ -92,27 +151,47 @@ class _SweepLauncher(Launcher):
         return {str(key) for key in self._config.hydra.sweeper.get("params") or {}} | given
 
     @property
-    def _command(self) -> Sequence[str]:
+    def _searches(self) -> bool:
+        """Whether the sweeper goes by what members come to: it does unless it is one that takes all combinations."""
+        assert self._config is not None
+        return not issubclass(get_class(self._config.hydra.sweeper._target_), BasicSweeper)
+
+    def _say_direction(self, config: "RunConfig") -> None:
+        """Optuna's own sweeper is told which way to go; by default it minimizes."""
+        from masked_sae.errors import notice
+        from masked_sae.evals.objective import better_of, objectives_of
+
+        assert self._config is not None
+        told = self._config.hydra.sweeper.get("direction")
+        told = list(told) if isinstance(told, ListConfig) else [told]
+        for key, way in zip(objectives_of(config.objective), told, strict=False):
+            better = better_of(key, config.eval)
+            given = None if way is None else str(getattr(way, "name", way))
+            if given is not None and given != ("maximize" if better == "higher" else "minimize"):
+                notice(f"hydra.sweeper.direction={given} looks for the worst: of {key}, {better} is better")
+
+    @property
+    def command(self) -> list[str]:
         """What stood on the command line, but for where and how."""
         assert self._config is not None
         sources = self._config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
         options = [word for folder in folders for word in ("--config-dir", folder)]
-        return [*options, *self._config.hydra.overrides.task]
+        given = self._config.hydra.overrides
+        how = [word for word in given.hydra if word.lstrip("+~").startswith(("hydra/sweeper", "hydra.sweeper."))]
+        return [*options, *given.task, *how]
 
 
-class LocalLauncher(_SweepLauncher):
+class LocalLauncher(SweepLauncher):
     """Trains the members of a sweep in this process, pack after pack."""
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        runs = self._runs(job_overrides)
+    def train(self, runs: "Sequence[Run]", *, of_search: bool) -> None:
         from masked_sae.sweeps.local import train_here
 
-        train_here(runs, self._command)
-        return []
+        train_here(runs, self.command, of_search=of_search)
 
 
-class WorkstationLauncher(_SweepLauncher):
+class WorkstationLauncher(SweepLauncher):
     """Trains the packs of a sweep side by side on this machine.
 
     Args:
@@ -122,17 +201,20 @@ class WorkstationLauncher(_SweepLauncher):
     def __init__(self, workers: Any = "auto") -> None:
         super().__init__()
         self._workers = workers
+        self.workers = workers if isinstance(workers, int) else _UNTOLD_WORKERS
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        _number_of_workers(self._workers)  # refused before long work
+        return super().launch(job_overrides, initial_job_idx)
+
+    def train(self, runs: "Sequence[Run]", *, of_search: bool) -> None:
         workers = _number_of_workers(self._workers)
-        runs = self._runs(job_overrides)
         from masked_sae.sweeps.workstation import train_on_workstation
 
-        train_on_workstation(runs, workers, self._command)
-        return []
+        train_on_workstation(runs, workers, self.command, of_search=of_search)
 
 
-class SlurmLauncher(_SweepLauncher):
+class SlurmLauncher(SweepLauncher):
     """Submits the packs of a sweep as one SLURM array through submitit, and waits for them unless detached.
 
     Args:
@@ -142,15 +224,29 @@ class SlurmLauncher(_SweepLauncher):
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self._settings = {key: _plain(value) for key, value in settings.items()}
+        self.workers = settings.get("array_parallelism") or _UNTOLD_WORKERS
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def train(self, runs: "Sequence[Run]", *, of_search: bool) -> None:
         assert self._config is not None
-        runs = self._runs(job_overrides)
         from masked_sae.sweeps.slurm import submit_and_wait
 
         chosen = str(self._config.hydra.runtime.choices.get("hydra/launcher", "slurm"))
-        submit_and_wait(runs, self._settings, self._command, launcher=chosen)
-        return []
+        submit_and_wait(runs, self._settings, self.command, launcher=chosen, of_search=of_search)
+
+
+def _returned(run: "Run", overrides: Sequence[str]) -> JobReturn:
+    """What a sweeper learns of a member: its objective, or several; an error where it has none."""
+    from masked_sae.evals.objective import objectives_of
+    from masked_sae.sweeps.outcome import outcome_of
+
+    outcome = outcome_of(run, objectives_of(run.config.objective))
+    told = JobReturn(overrides=overrides, working_dir=str(run.folder.path), task_name=run.label)
+    if outcome.values:
+        told.status = JobStatus.COMPLETED
+        told.return_value = outcome.values[0] if len(outcome.values) == 1 else outcome.values
+    else:
+        told.status, told.return_value = JobStatus.FAILED, RuntimeError(f"{run.label}: {outcome.why}")
+    return told
 
 
 def _number_of_workers(asked: Any) -> int | None:

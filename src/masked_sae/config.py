@@ -14,6 +14,7 @@ from masked_sae import checks
 from masked_sae.activations.settings import LMSettings
 from masked_sae.errors import InputError
 from masked_sae.evals.family import find_family
+from masked_sae.evals.objective import check_objective
 from masked_sae.evals.settings import EvalSettings, FamilySettings
 from masked_sae.masks import run_masks as masks
 from masked_sae.masks.mask import MaskSettings
@@ -102,6 +103,7 @@ class RunConfig(MeasuringConfig):
     sae: SAESettings
     optim: OptimSettings
     init_from: str | None = neutral(None)  # folder of a run that is done, whose SAE this one begins with
+    objective: Any = neutral(None)  # noqa: RUF009 - a field; a metric that a search looks for, or several
 
 
 def typed_config(config: DictConfig) -> RunConfig:
@@ -151,6 +153,7 @@ def recorded_config(stored: DictConfig, command: RunConfig, own: Mapping[str, An
     asked = {one.name: getattr(command, one.name) for one in fields(MeasuringConfig)}
     plain["eval"] = {}
     init_from = plain.pop("init_from", None)
+    plain.pop("objective", None)  # of a search that is over
     schema = OmegaConf.structured(MeasuringConfig(**asked))
     schema.lm, schema.data = OmegaConf.structured(LMSettings), OmegaConf.structured(DataSettings)
     typed = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(plain)))
@@ -186,6 +189,7 @@ def check(config: RunConfig) -> None:
         InputError: names the first key that is wrong, its value and what would be valid.
     """
     check_measuring(config)
+    check_objective(config.objective, config.eval)
     for name, mask in config.mask.items():
         mask.check(f"mask.{name}")
     config.sae.check()

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -15,6 +16,7 @@ from masked_sae.report.markdown import findings_table
 from masked_sae.report.page import render_page
 from masked_sae.report.reproduce import reproduce
 from masked_sae.report.runs_table import read_runs
+from masked_sae.report.searches import read_searches, searches_text
 
 PAGE = "report.html"
 
@@ -42,14 +44,17 @@ def write_report(
         raise InputError("sweep", "[]", "a sweep's folder, or several: sweep=[runs/a,runs/b]")
     sweeps = list(dict.fromkeys(Path(sweep) for sweep in sweeps))
     runs = read_runs(sweeps)
+    searches, damage = read_searches(sweeps)
+    runs = replace(runs, damage=(*runs.damage, *damage))
     folder = output_dir or _beside(sweeps)
     _refuse_unwritable(folder)
     design = read_design(runs)
     findings = find(runs, design)
     title = " + ".join(sweep.resolve().name for sweep in sweeps)
-    page = render_page(folder, title, runs, design, findings, reproduce(runs, sweeps))
+    page = render_page(folder, title, runs, design, findings, reproduce(runs, sweeps), searches)
     write_tables(folder, runs)
-    write_text(folder / "findings.md", findings_table(findings, list(runs.references["run_id"])))
+    table = findings_table(findings, list(runs.references["run_id"]))
+    write_text(folder / "findings.md", table + searches_text(searches))
     if figures:
         write_figures(folder / "figures", runs, design, findings)
     write_text(folder / PAGE, page)

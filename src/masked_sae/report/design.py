@@ -13,7 +13,7 @@ from masked_sae.runs.sweep_record import heading
 _REPEATED = ("seed", "data.seed")
 # Runs that differ in these alone are still compared: as repetitions, or as the same but for rounding. Unlike in a run's
 # id, another LM is something else, and so is another way of measuring.
-_COMPARABLE = (*HOW, *_REPEATED, "name", "lm.batch_size", "eval.families", "eval.batch_size")
+_COMPARABLE = (*HOW, *_REPEATED, "name", "objective", "lm.batch_size", "eval.families", "eval.batch_size")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ _ABOUT = {
     "status": (
         "",
         "done; reference, of an SAE from elsewhere, which no mean counts; or why there are no metrics: "
-        "failed, preempted, running, created, not measured, missing, damaged",
+        "failed, preempted, cancelled, pruned, running, created, not measured, missing, damaged",
     ),
     "reason": ("", "for runs that are not done; where a reference is from"),
     "folder": ("", "where the run lies, as seen when the report was written"),

@@ -25,6 +25,7 @@ from masked_sae.report.opening import open_page
 from masked_sae.report.power import TARGET
 from masked_sae.report.reproduce import Reproduction
 from masked_sae.report.runs_table import Runs
+from masked_sae.report.searches import Search
 from masked_sae.report.sentences import (
     CLUSTERED,
     POWERFUL,
@@ -52,6 +53,7 @@ def render_page(
     design: Design,
     findings: Sequence[Finding],
     reproduction: Reproduction,
+    searches: Sequence[Search] = (),
 ) -> str:
     """The page as text; its links to runs start from `folder`, where it will lie."""
     link_of = {place: _link(folder, place) for place in runs.table["folder"]}
@@ -98,6 +100,7 @@ def render_page(
             for _, row in runs.unfinished.iterrows()
         ],
         "reproduction": reproduction,
+        "searches": searches,
         "dictionary": data_dictionary(runs).to_dict("records"),
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }

@@ -28,7 +28,7 @@ HOW = (
 )
 # An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
 BY_CONTENT = ("data.path", "lm.name", "lm.revision", "init_from")
-NOT_HASHED = (*HOW, *BY_CONTENT, "name", "eval")
+NOT_HASHED = (*HOW, *BY_CONTENT, "name", "eval", "objective")
 
 
 def is_part_of(key: str, settings: Iterable[str]) -> bool:

@@ -59,25 +59,38 @@ def make_runs(jobs: Sequence[tuple[RunConfig, Mapping[str, str]]]) -> list[Run]:
     Raises:
         InputError: a member's configuration cannot work.
     """
+    return distinct(runs_of_jobs(jobs))
+
+
+def runs_of_jobs(jobs: Sequence[tuple[RunConfig, Mapping[str, str]]]) -> list[Run]:
+    """As `make_runs`, the run of each job: of jobs that are the same run, one and the same."""
     made: dict[str, Run] = {}
+    found: list[Run] = []
     again: list[Run] = []
     for config, swept in tqdm(jobs, desc="naming runs", leave=False, delay=_SHOWN_AFTER_SECONDS):
         run = make_run(config, swept)
-        if made.setdefault(json.dumps(without_neutral(config), sort_keys=True), run) is not run:
+        found.append(made.setdefault(json.dumps(without_neutral(config), sort_keys=True), run))
+        if found[-1] is not run:
             again.append(run)
     if again:
         which = ", ".join(dict.fromkeys(run.label for run in again))
         notice(f"{len(made)} runs, not {len(jobs)}: the same as another are {which}")
-    return list(made.values())
+    return found
 
 
-def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Each run once, in order."""
+    return list({id(run): run for run in runs}.values())
+
+
+def train_here(runs: Sequence[Run], command: Sequence[str] = (), *, of_search: bool = False) -> None:
     """Trains the members, pack after pack, prints how each ended, and exits with an error if one failed.
 
     Args:
         command: what stood on the command line.
+        of_search: they are some of a search's: it goes on, whatever became of them, and says so at its own end.
     """
-    waiting = begin_here(runs, command)
+    waiting = begin_here(runs, command, of_search=of_search)
     reached = len(runs) - len(waiting)
     for pack in make_packs(waiting, fits_here):
         numbers = f"{reached + 1}-{reached + len(pack)}" if len(pack) > 1 else f"{reached + 1}"
@@ -87,24 +100,25 @@ def train_here(runs: Sequence[Run], command: Sequence[str] = ()) -> None:
             print_members(runs)
             sys.exit(INTERRUPTED)
         reached += len(pack)
-    end_sweep(runs)
+    if not of_search:
+        end_sweep(runs)
 
 
-def begin_here(runs: Sequence[Run], command: Sequence[str]) -> list[Run]:
+def begin_here(runs: Sequence[Run], command: Sequence[str], *, of_search: bool = False) -> list[Run]:
     """Refuses what this machine cannot do, puts the members on record, and says how many are done; the others."""
     if runs[0].config.detach:
         raise InputError("detach", True, "false, unless the sweep goes to SLURM (hydra/launcher=slurm)")
     for run in runs:
         refuse_too_large(run.config, LEAST_D_IN, find_device(run.config.trainer.device))
     take_over_former(runs)
-    begin_sweep(runs, command)
+    (record_sweeps if of_search else begin_sweep)(runs, command)
     waiting = [run for run in runs if not _is_done(run)]
     for run in waiting:
         if not run.config.force:
             refuse_other_code(run.folder, run.config.code)
     for run in waiting:
         forget_asked_end(run.folder)
-    if len(waiting) < len(runs):
+    if len(waiting) < len(runs) and not of_search:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are done", flush=True)
     return waiting
 

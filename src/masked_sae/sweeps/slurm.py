@@ -21,7 +21,7 @@ from masked_sae.runs.sweep_record import Member, forget_members, read_members
 from masked_sae.sweeps.changes import StateChanges
 from masked_sae.sweeps.code_copy import CodeCopy, code_of
 from masked_sae.sweeps.jobs import sent_jobs
-from masked_sae.sweeps.local import begin_sweep, end_sweep
+from masked_sae.sweeps.local import begin_sweep, end_sweep, record_sweeps
 from masked_sae.sweeps.pack_job import carried, chaining
 from masked_sae.sweeps.packs import fits_in_job, label_of, make_packs
 from masked_sae.sweeps.slurm_queue import queued_jobs
@@ -34,7 +34,12 @@ _LAST_NEWS_SECONDS = 10.0
 
 
 def submit_and_wait(
-    runs: Sequence[Run], settings: Mapping[str, Any], command: Sequence[str] = (), launcher: str = "slurm"
+    runs: Sequence[Run],
+    settings: Mapping[str, Any],
+    command: Sequence[str] = (),
+    launcher: str = "slurm",
+    *,
+    of_search: bool = False,
 ) -> None:
     """Submits the members that are not done; waits for all and prints how they ended, or returns if detached.
 
@@ -42,6 +47,7 @@ def submit_and_wait(
         settings: of the launcher.
         command: what stood on the command line.
         launcher: that was chosen.
+        of_search: as for `train_here`; those that are in the queue already are waited for too.
 
     Raises:
         InputError: SLURM takes no such jobs; the members that came to nothing are on no record.
@@ -50,7 +56,7 @@ def submit_and_wait(
     _refuse_what_no_job_holds(runs, settings)
     take_over_former(runs)
     known = {member.folder.path for run in runs for member in read_members(run.folder.path.parent)}
-    begin_sweep(runs, command)
+    (record_sweeps if of_search else begin_sweep)(runs, command)
     chained = chaining(str(sweep.absolute()), int(settings.get("chain") or 1))
     try:
         waiting = wanting_training(runs)
@@ -75,7 +81,16 @@ def submit_and_wait(
             notice(f"no room in the queue for {len(unsent)} runs: jobs go on with these as they end")
         return
     _follow(waiting, sweep, chained)
-    end_sweep(runs)
+    if of_search:
+        _follow(_left_in_queue(runs), sweep, chained)
+    else:
+        end_sweep(runs)
+
+
+def _left_in_queue(runs: Sequence[Run]) -> list[Run]:
+    """Those that an earlier command sent."""
+    sent = _sent(runs)
+    return [run for run in runs if run.folder.path in sent and _state_of(run).status not in ENDED]
 
 
 def _refuse_what_no_job_holds(runs: Sequence[Run], settings: Mapping[str, Any]) -> None:

@@ -19,18 +19,22 @@ from masked_sae.sweeps.summary import print_members
 from masked_sae.sweeps.worker import Place
 
 
-def train_on_workstation(runs: Sequence[Run], workers: int | None, command: Sequence[str] = ()) -> None:
+def train_on_workstation(
+    runs: Sequence[Run], workers: int | None, command: Sequence[str] = (), *, of_search: bool = False
+) -> None:
     """As `train_here`, but for packs being trained side by side.
 
     Args:
         workers: how many at one time; None: as many as this machine has room for.
         command: what stood on the command line.
+        of_search: as for `train_here`.
     """
-    waiting = [_begun_anew(run) for run in begin_here(runs, command)]
+    waiting = [_begun_anew(run) for run in begin_here(runs, command, of_search=of_search)]
     if waiting and not _train(runs, waiting, workers):
         print_members(runs)
         sys.exit(INTERRUPTED)
-    end_sweep(runs)
+    if not of_search:
+        end_sweep(runs)
 
 
 def _train(runs: Sequence[Run], waiting: Sequence[Run], workers: int | None) -> bool:
