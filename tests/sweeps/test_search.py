@@ -118,7 +118,7 @@ def test_members_that_the_pruner_gives_up_end_pruned_and_are_in_no_comparison(he
     state = read_state(pruned.folder.state)
     assert state is not None and state.status == "pruned" and 0 < state.step < state.steps
     assert state.error is not None and "val/explained_variance" in state.error
-    assert second.intermediate_values and len(first.intermediate_values) == 78
+    assert second.intermediate_values and len(first.intermediate_values) >= 78
     runs = read_runs([sweep])
     assert list(runs.measured["run_id"]) == [first.user_attrs["run"]]
     assert list(runs.unfinished["status"]) == ["pruned"]
