@@ -22,8 +22,7 @@ CHECKS = (
     "coefficient",
 )
 CHECKS += ("seed", "filled", "path", "plain_text")
-OF_HYDRA = {"hydra/launcher", "mask", "+sweep"}  # choices
-OF_HYDRA |= {"hydra.launcher.python", "hydra.launcher.workers"}
+OF_HYDRA = {"hydra/launcher", "hydra/sweeper", "mask", "+sweep"}  # choices
 OF_STATUS = {"log", "follow", "cancel"}
 OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
@@ -31,6 +30,10 @@ OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 def known_keys() -> set[str]:
     files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard")]
     of_commands = {key for path in files for key in yaml.safe_load(path.read_text())}
+    how = [
+        (group, path) for group in ("launcher", "sweeper") for path in (ROOT / "conf" / "hydra" / group).glob("*.yaml")
+    ]
+    of_commands |= {f"hydra.{group}.{key}" for group, path in how for key in yaml.safe_load(path.read_text())}
     return set(all_settings()) | of_commands | {"sae", "sweep"} | OF_HYDRA | OF_STATUS | OF_WANDB
 
 
@@ -84,7 +87,10 @@ def test_what_hands_keys_in_is_known() -> None:
         "src/masked_sae/masks/replacement.py",  # mask.NAME.replacement
         "src/masked_sae/runs/run.py",  # a corpus' origin, or lm.name
         "src/masked_sae/settings.py",  # of find's callers
+        "src/masked_sae/sweeps/confirm.py",  # hydra.sweeper.confirm
+        "src/masked_sae/sweeps/search_space.py",  # of what is searched
         "src/masked_sae/sweeps/steering.py",  # of status' own keys
+        "src/masked_sae/sweeps/study.py",  # of what the study was begun with
         "src/masked_sae/text/store.py",  # a corpus' origin
         "src/masked_sae/text/synthetic.py",  # data.path or lm.name
         "src/masked_sae/training/memory.py",  # of what weighs most

@@ -46,7 +46,7 @@ class SearchSweeper(Sweeper):
         )
         if not isinstance(launcher, SweepLauncher):
             chosen = config.hydra.runtime.choices.get("hydra/launcher")
-            raise InputError("hydra/launcher", chosen, "local or slurm: a search follows its runs")
+            raise InputError("hydra/launcher", chosen, "local, workstation or slurm: a search follows its runs")
         self._launcher, self._context = launcher, hydra_context
 
     def sweep(self, arguments: list[str]) -> None:
