@@ -127,3 +127,14 @@ def test_what_the_jobs_of_a_member_printed_is_shown_in_order(tmp_path: Path) -> 
         (tmp_path / ".submitit" / job / f"{job}_0_log.out").write_text(f"link {job}\n")
     shown = status(str(tmp_path), "log=k4", "follow=true").stdout.splitlines()
     assert [line for line in shown if not line.startswith("==>")] == ["link 7_0", "link 8_0"]
+
+
+def test_of_very_many_those_that_wait_or_are_done_are_counted(tmp_path: Path) -> None:
+    members = [Member(RunFolder(tmp_path / f"seed{seed}"), {"seed": str(seed)}) for seed in range(102)]
+    record_members(tmp_path, members)
+    for seed, member in enumerate(members):
+        now: Status = "failed" if seed == 7 else "done" if seed % 2 else "created"
+        write_state(member.folder.state, RunState(member.folder.run_id, now))
+    lines = status(str(tmp_path)).stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:2]] == [["7", "failed"]]
+    assert lines[2:4] == ["102 runs: 51 created, 50 done, 1 failed", "101 of these are counted, not shown"]

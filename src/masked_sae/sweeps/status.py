@@ -33,6 +33,8 @@ _COLOURS = {
 }
 _SILENT_AFTER = timedelta(minutes=10)
 _DROPPED_FIRST = ("step", "loss", "L0", "node", "EV", "again", "job")  # where the terminal is narrow
+_MOST_ROWS = 100
+_OF_MANY = ("created", "done")  # states that are only counted where there are more members than rows
 _WIDEST = 10_000
 _NONE = "-"
 
@@ -65,7 +67,7 @@ def _all_ended(sweep: Path) -> bool:
 
 def view(sweep: Path, console: Console | None = None) -> Group:
     """The table of a sweep's members, with the columns that there is room for; a line for the whole, and one for each
-    that needs a word.
+    that needs a word. Of very many, those that run or have failed are shown.
     """
     seen = [_look(member) for member in read_members(sweep)]
     damaged = damage_of(sweep)
@@ -76,7 +78,12 @@ def view(sweep: Path, console: Console | None = None) -> Group:
         notes.extend(_notes(one))
     if waiting := waiting_runs(sweep):
         notes.append(literal(f"{len(waiting)} wait for room in the queue"))
-    return Group(_fitting(seen, console or Console()), literal(_whole(seen)), *notes)
+    told = seen if len(seen) <= _MOST_ROWS else [one for one in seen if status_of(one.state) not in _OF_MANY]
+    told = told[:_MOST_ROWS]
+    if len(told) < len(seen):
+        notes.insert(0, literal(f"{len(seen) - len(told)} of these are counted, not shown"))
+    table = [_fitting(told, console or Console())] if told else []
+    return Group(*table, literal(_whole(seen)), *notes[:_MOST_ROWS])
 
 
 def _look(member: Member) -> _Seen:
