@@ -17,13 +17,13 @@ _UNLIMITED_MINUTES = 365 * 24 * 60  # submitit wants a number
 _ARRAY_SIZE = 1001  # SLURM's own default
 
 
-def queued_jobs() -> set[str]:
-    """The user's jobs that are pending, running or about to end.
+def queued_jobs(*, pending: bool = False) -> set[str]:
+    """The user's jobs that are pending, running or about to end; or those alone that are pending.
 
     Raises:
         InputError: there is no SLURM here.
     """
-    command = ["squeue", "--noheader", "--array", "--format=%i", "--me"]
+    command = ["squeue", "--noheader", "--array", "--format=%i", "--me", *(["--states=PENDING"] if pending else [])]
     for attempt in range(_SQUEUE_ATTEMPTS):
         try:
             return set(_said(command).split())

@@ -47,11 +47,10 @@ def cancel_members(sweep: Path, members: Sequence[Member]) -> None:
     for member in left:
         member.folder.path.mkdir(exist_ok=True)
         ask_to_end(member.folder, "cancelled", "by hand")
+    _end_jobs(sweep, pending=True)  # before they begin
     busy = _wait_for(left, time.monotonic() + _CHECKPOINT_SECONDS)
-    jobs = _jobs_without_others(sweep)
-    if jobs and (trouble := cancel_jobs(jobs)):
-        notice(f"scancel: {trouble}")
-    busy = _wait_for(busy, time.monotonic() + 2 * DEAD_AFTER_SECONDS if jobs else time.monotonic())
+    ended = _end_jobs(sweep, pending=False)
+    busy = _wait_for(busy, time.monotonic() + 2 * DEAD_AFTER_SECONDS if ended else time.monotonic())
     for member in left:
         status = "asked to end; it is not at a step now" if member in busy else _status(member.folder)
         print(f"{member.label}: {status}")
@@ -79,17 +78,22 @@ def _close(member: Member) -> bool:
     return True
 
 
-def _jobs_without_others(sweep: Path) -> list[str]:
-    """Jobs in the queue of which no member is left to train."""
+def _end_jobs(sweep: Path, *, pending: bool) -> bool:
+    """Ends jobs of which no member is left to train; whether there were any.
+
+    Args:
+        pending: those alone that have not begun.
+    """
     packs: dict[tuple[str, ...], list[str]] = {}
     for run, sent in sent_jobs(sweep).items():
         for one in sent:
             packs.setdefault(one.ids, []).append(run)
-    if not packs:
-        return []
-    queued = queued_jobs()
     over = [ids for ids, runs in packs.items() if all(_is_over(RunFolder(sweep / run)) for run in runs)]
-    return [job for ids in over for job in ids if job in queued]
+    queued = queued_jobs(pending=pending) if over else set[str]()
+    jobs = [job for ids in over for job in ids if job in queued]
+    if trouble := cancel_jobs(jobs):
+        notice(f"scancel: {trouble}")
+    return bool(jobs)
 
 
 def _is_over(folder: RunFolder) -> bool:
