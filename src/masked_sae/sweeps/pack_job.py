@@ -30,7 +30,7 @@ from masked_sae.settings import without_neutral
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.packs import train_members
 from masked_sae.sweeps.slurm_queue import cancel_jobs
-from masked_sae.sweeps.waiting import Chained, Parcel, is_waiting, put_back, take_waiting
+from masked_sae.sweeps.waiting import Chained, is_waiting, let_go, take_waiting
 from masked_sae.training.done import known_state
 
 _LONGEST_GRACE_SECONDS = 3600.0
@@ -60,7 +60,7 @@ class PackJob:
     ) -> None:
         self._runs, self._code, self._sweep, self._link = list(runs), code, sweep, link
         self._first = Path(self._runs[0]["folder"])
-        self._taken: Parcel | None = None
+        self._has_taken = False
         self._has_time = True
 
     def __call__(self) -> str:
@@ -69,6 +69,8 @@ class PackJob:
         said = [self._train()]
         while self._has_time and self._take():
             said.append(self._train())
+            if self._has_time:
+                let_go(Path(self._sweep), slurm_job_id() or "", done=True)
         return ", ".join(said)
 
     def checkpoint(self) -> Any:
@@ -113,8 +115,8 @@ class PackJob:
 
     def _end_link(self) -> None:
         place, of = self._link
-        if self._taken is not None:  # the next link carries what this one did
-            put_back(Path(self._sweep), self._taken)
+        if self._has_taken:  # the next link carries what this one did
+            let_go(Path(self._sweep), slurm_job_id() or "", done=False)
         elif place == of - 1:
             for one in self._runs:
                 _fail(Path(one["folder"]), f"not done when the last of {of} jobs (hydra.launcher.chain) ended")
@@ -123,7 +125,7 @@ class PackJob:
         """Goes on with a pack that the queue had no room for."""
         taken = take_waiting(Path(self._sweep), self._code, slurm_job_id() or "")
         if taken is not None:
-            self._taken, self._runs = taken, list(taken.runs)
+            self._has_taken, self._runs = True, list(taken.runs)
         return taken is not None
 
     def _give_way(self, stopped: Sequence[RunState]) -> None:

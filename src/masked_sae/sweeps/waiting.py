@@ -33,11 +33,13 @@ class Parcel:
         runs: as a job carries them.
         code: the folder of the code that they are to be trained with; None for what is there.
         setup: shell lines for it.
+        holder: the job that has taken it over; None of one that waits.
     """
 
     runs: Sequence[Mapping[str, Any]]
     code: str | None
     setup: Sequence[str]
+    holder: str | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -86,45 +88,56 @@ def send_waiting(sweep: Path, chained: Chained) -> None:
     with _alone(sweep):
         waiting = _waiting(sweep)
         if waiting is not None:
-            wanted = [parcel for parcel in waiting.parcels if _is_wanted(parcel)]
-            _send(wanted, waiting.settings, sweep, chained, waiting.after)
+            held = [parcel for parcel in waiting.parcels if parcel.holder is not None]
+            wanted = [parcel for parcel in waiting.parcels if parcel.holder is None and _is_wanted(parcel)]
+            _send(wanted, waiting.settings, sweep, chained, waiting.after, held)
 
 
 def take_waiting(sweep: Path, code: str | None, job_id: str) -> Parcel | None:
-    """Takes over a pack that waits and is to be trained with the same code; None where there is none."""
-    if not is_waiting(sweep):
+    """Takes over a pack that waits and is to be trained with the same code; first of all one that the job had taken
+    before it was queued again. None where there is none.
+    """
+    if _waiting(sweep) is None:
         return None
     with _alone(sweep):
         waiting = _waiting(sweep)
         if waiting is None:
             return None
-        wanted = [parcel for parcel in waiting.parcels if _is_wanted(parcel)]
-        taken = next((parcel for parcel in wanted if parcel.code == code), None)
-        _keep(sweep, replace(waiting, parcels=[parcel for parcel in wanted if parcel is not taken]))
-        if taken is not None:
+        mine = [parcel for parcel in waiting.parcels if parcel.holder == job_id]
+        free = [parcel for parcel in waiting.parcels if parcel.holder is None and parcel.code == code]
+        taken = next((parcel for parcel in [*mine, *free] if _is_wanted(parcel)), None)
+        if taken is not None and taken.holder is None:
+            held = replace(taken, holder=job_id)
+            _keep(sweep, replace(waiting, parcels=[held if one is taken else one for one in waiting.parcels]))
             note_sent([taken.folders], [[job_id]], str(waiting.settings["submitit_folder"]))
         return taken
 
 
-def put_back(sweep: Path, parcel: Parcel) -> None:
-    """For another job, where the time of the one that took it is up."""
+def let_go(sweep: Path, job_id: str, *, done: bool) -> None:
+    """Of the packs that a job has taken over.
+
+    Args:
+        done: they have come to their end; else another job may take them.
+    """
     with _alone(sweep):
         waiting = _waiting(sweep)
         if waiting is not None:  # else the sweep was submitted anew
-            _keep(sweep, replace(waiting, parcels=[*waiting.parcels, parcel]))
+            mine = [parcel for parcel in waiting.parcels if parcel.holder == job_id]
+            others = [parcel for parcel in waiting.parcels if parcel.holder != job_id]
+            back = [] if done else [replace(parcel, holder=None) for parcel in mine]
+            _keep(sweep, replace(waiting, parcels=[*back, *others]))
 
 
 def is_waiting(sweep: Path) -> bool:
     """Whether packs wait for room in the queue."""
-    waiting = _waiting(sweep)
-    return waiting is not None and bool(waiting.parcels)
+    return bool(waiting_runs(sweep))
 
 
 def waiting_runs(sweep: Path) -> set[Path]:
     """Folders of the runs whose packs wait for room in the queue."""
     waiting = _waiting(sweep)
     parcels = [] if waiting is None else waiting.parcels
-    return {folder.absolute() for parcel in parcels for folder in parcel.folders}
+    return {folder.absolute() for parcel in parcels if parcel.holder is None for folder in parcel.folders}
 
 
 def forget_waiting(sweep: Path) -> None:
@@ -141,8 +154,14 @@ def _alone(sweep: Path) -> Generator[None]:
 
 
 def _send(
-    parcels: Sequence[Parcel], settings: Mapping[str, Any], sweep: Path, chained: Chained, after: str | None
+    parcels: Sequence[Parcel],
+    settings: Mapping[str, Any],
+    sweep: Path,
+    chained: Chained,
+    after: str | None,
+    held: Sequence[Parcel] = (),
 ) -> None:
+    """Submits what there is room for; keeps the rest of these, and those that jobs hold."""
     left = list(parcels)
     for _, alike in groupby(parcels, key=lambda parcel: parcel.setup):
         group = list(alike)
@@ -151,9 +170,9 @@ def _send(
             sent, after = _send_some(some, settings, chained, after)
             left = left[sent:]
             if sent < len(some):
-                _keep(sweep, _Waiting(left, settings, after))
+                _keep(sweep, _Waiting([*held, *left], settings, after))
                 return
-    _keep(sweep, _Waiting([], settings, after))
+    _keep(sweep, _Waiting(held, settings, after))
 
 
 def _send_some(
@@ -195,7 +214,7 @@ def _waiting(sweep: Path) -> _Waiting | None:
     look_again(path.parent)  # another machine may only just have written it
     try:
         kept = read_object(path)
-        parcels = [Parcel(one["runs"], one["code"], one["setup"]) for one in kept["parcels"]]
+        parcels = [Parcel(one["runs"], one["code"], one["setup"], one["holder"]) for one in kept["parcels"]]
         return _Waiting(parcels, kept["settings"], kept["after"])
     except FileNotFoundError:
         return None
