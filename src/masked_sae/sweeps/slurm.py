@@ -183,7 +183,7 @@ def _follow(runs: Sequence[Run], sweep: Path, chained: Chained) -> None:
         gone = [
             run
             for run in left
-            if run.folder.path.absolute() not in unsent and not queued.intersection(sent[run.folder.path])
+            if run.folder.path.absolute() not in unsent and not queued.intersection(sent.get(run.folder.path, ()))
         ]
         _close(gone)
         left = [run for run in left if run not in gone]
