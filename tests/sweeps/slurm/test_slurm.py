@@ -42,7 +42,7 @@ def test_a_sweep_on_slurm_equals_the_same_sweep_here_and_starting_it_again_does_
     for attempts in (read_attempts(path) for path in there.folder.glob("*/attempts.json")):
         assert [attempt.cpus for attempt in attempts] == ["0-1"], "SLURM 22.05's srun gives a job one CPU"
     assert python.with_name("python.used").exists()
-    assert any(" CPUs 0-1\n" in log.read_text() for log in there.folder.glob(".submitit/*/*.out"))
+    assert any(" CPUs 0-1, code " in log.read_text() for log in there.folder.glob(".submitit/*/*.out"))
     assert "sacct" not in done.stdout + done.stderr
     assert [state.status for state in there.states().values()] == ["done"] * 3
     assert all(state.job_id for state in there.states().values())
