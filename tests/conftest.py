@@ -29,7 +29,9 @@ hypothesis_settings.load_profile("gate")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long come first, those on SLURM, which mostly wait, before all: so two workers end together."""
+    """Files that take long come first, so that two workers end together. Those on SLURM mostly wait: one is the very
+    first, another comes after the long ones, so that something else runs beside each.
+    """
     for item in items:
         if "wandb_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
@@ -37,7 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     patience: Counter[Path] = Counter()
     for item in items:
         patience[item.path] += max((seconds.get(mark.name, 0) for mark in item.iter_markers()), default=0)
-    items.sort(key=lambda item: (item.get_closest_marker("slurm") is None, -patience[item.path], str(item.path)))
+    on_slurm = list(dict.fromkeys(item.path for item in items if item.get_closest_marker("slurm") is not None))
+    on_slurm.sort(key=lambda path: -patience[path])
+    long = {item.path for item in items if item.get_closest_marker("long") is not None}
+    rank = dict.fromkeys(on_slurm, 2) | dict.fromkeys(on_slurm[:1], 0)
+    items.sort(
+        key=lambda item: (rank.get(item.path, 1 if item.path in long else 3), -patience[item.path], str(item.path))
+    )
 
 
 @pytest.fixture(autouse=True)
