@@ -1,18 +1,20 @@
-"""`python -m src.status FOLDER`: how the runs of a sweep are doing, what their jobs print, and the end of some."""
+"""How the runs of a sweep are doing, what their jobs print, and how to end some."""
 
 import argparse
 import sys
 from pathlib import Path
 
 _KEYS = ("log", "follow", "cancel")
-_EPILOG = """what else can be done, with a run's id, any part of it that one run alone has, or all:
-  log=RUN [follow=true]   what its jobs printed; and what they go on to print
-  cancel=RUN              ends it with a checkpoint; starting the sweep again goes on with it"""
+_USAGE = "python -m src.status FOLDER [--watch] [--every SECONDS] [KEY=VALUE ...]"
+_EPILOG = """key=value:
+  log=RUN        what its jobs printed; with follow=true what they go on to print
+  cancel=RUN     ends it with a checkpoint; the sweep's command goes on with it
+RUN is a run's id, a part of it that no other run has, or all."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m src.status",
+        usage=_USAGE,
         description=__doc__,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
