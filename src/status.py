@@ -7,7 +7,7 @@ from pathlib import Path
 _KEYS = ("log", "follow", "cancel")
 _USAGE = "python -m src.status FOLDER [--watch] [--every SECONDS] [KEY=VALUE ...]"
 _EPILOG = """key=value:
-  log=RUN        what its jobs printed; with follow=true what they go on to print
+  log=RUN        what its jobs printed; follow=true goes on with it
   cancel=RUN     ends it with a checkpoint; the sweep's command goes on with it
 RUN is a run's id, a part of it that no other run has, or all."""
 
