@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from masked_sae.errors import InputError
@@ -78,7 +77,7 @@ def _send(
         )
         told = _told(settings, setup, after)
         executor.update_parameters(**{key if key in _COMMON else f"slurm_{key}": told[key] for key in told})
-        with outside_any_job(), executor.batch():
+        with _outside_any_job(), executor.batch():
             submitted = [executor.submit(function) for function in functions]
     except (RuntimeError, FailedJobError, NameError, TypeError, ValueError, AssertionError) as error:
         said = " ".join(str(error).split())
@@ -107,7 +106,7 @@ def _told(settings: Mapping[str, Any], setup: Sequence[str], after: str | None) 
 
 
 @contextmanager
-def outside_any_job() -> Generator[None]:
+def _outside_any_job() -> Generator[None]:
     """Within a job or an interactive session: without what SLURM told of it, which would be taken for what is asked
     for. What the user set for sbatch stays, and where the cluster's configuration is.
     """
@@ -117,10 +116,3 @@ def outside_any_job() -> Generator[None]:
     with submitit.helpers.clean_env():
         os.environ.update(kept)
         yield
-
-
-def home_of(settings: Mapping[str, Any]) -> Path:
-    """The folder that submitit's folders and logs of these jobs are in."""
-    from submitit.core.utils import JobPaths
-
-    return Path(JobPaths.get_first_id_independent_folder(settings["submitit_folder"])).absolute()

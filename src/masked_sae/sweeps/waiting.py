@@ -61,22 +61,19 @@ class _Waiting:
 Chained = Callable[[Parcel], Links]
 
 
-def send(
-    parcels: Sequence[Parcel], settings: Mapping[str, Any], sweep: Path, chained: Chained, after: str | None = None
-) -> None:
+def send(parcels: Sequence[Parcel], settings: Mapping[str, Any], sweep: Path, chained: Chained) -> None:
     """Submits packs as far as there is room, and keeps the others.
 
     Args:
         settings: of the launcher.
         sweep: the folder that keeps what has to wait.
         chained: what runs, in each job of a pack's chain.
-        after: an array that has to end first, where the number of jobs at once is bounded.
 
     Raises:
         InputError: SLURM takes no such jobs.
     """
     with _alone(sweep):
-        _send(parcels, settings, sweep, chained, after)
+        _send(parcels, settings, sweep, chained, None)
 
 
 def send_waiting(sweep: Path, chained: Chained) -> None:
