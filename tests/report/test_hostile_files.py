@@ -51,6 +51,23 @@ def test_a_file_that_is_none_is_named_and_costs_no_other_run(tmp_path: Path, nam
         assert all(one in page for one in damage)
 
 
+SEARCH = {"objectives": ["core/l0"], "searched": {"sae.k": "4,8"}, "trials": {"complete": 2}, "best": []}
+SEARCH |= {"confirm": ["python"], "confirmed_in": "search_confirmed"}
+NO_SEARCHES = {key: json.dumps({**SEARCH, key: 3}).encode() for key in SEARCH}
+NO_SEARCHES["elsewhere"] = json.dumps({**SEARCH, "confirmed_in": "../../etc"}).encode()
+NO_SEARCHES["no number"] = json.dumps({**SEARCH, "trials": {"complete": "2"}}).encode()
+
+
+@pytest.mark.parametrize("kind", [*NOT_JSON, *NO_SEARCHES])
+def test_a_record_of_a_search_that_is_none_is_named_and_the_page_is_written(tmp_path: Path, kind: str) -> None:
+    make_sweep(tmp_path, **SMALL)
+    (tmp_path / "search.json").write_text(json.dumps(SEARCH))
+    assert "is a search for core/l0 over sae.k 4,8: 2 done" in written(tmp_path)
+    (tmp_path / "search.json").write_bytes((NOT_JSON | NO_SEARCHES)[kind])
+    page = written(tmp_path)
+    assert f"{tmp_path / 'search.json'} is damaged (" in page and "is a search for" not in page
+
+
 @pytest.mark.parametrize("value", METRICS)
 def test_a_metric_that_is_no_number_that_can_be_measured_is_damage(tmp_path: Path, value: str) -> None:
     folder = make_sweep(tmp_path, **SMALL)[0].folder

@@ -23,10 +23,11 @@ from masked_sae.runs.attempts import usable_cpus
 from masked_sae.runs.code import PACKAGE
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import Digests
-from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
+from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError
 from masked_sae.runs.run import Run
-from masked_sae.runs.state import ENDED, RunState, read_state, slurm_job_id, write_state
+from masked_sae.runs.state import ENDED, RunState, slurm_job_id
 from masked_sae.settings import without_neutral
+from masked_sae.sweeps.ending import end_run
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.packs import train_members
 from masked_sae.sweeps.slurm_queue import cancel_jobs
@@ -196,11 +197,7 @@ def _has_ended(folder: str) -> bool:
 
 
 def _fail(path: Path, reason: str) -> None:
-    folder = RunFolder(path)
     try:
-        with hold(folder.lock):
-            state = read_state(folder.state) or RunState(folder.run_id, "created")
-            if state.status not in ENDED:
-                write_state(folder.state, state, status="failed", error=reason)
+        end_run(RunFolder(path), "failed", reason)
     except HeldError as held:
         print(held, flush=True)  # and it may have more time

@@ -12,13 +12,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from masked_sae.errors import notice
-from masked_sae.runs.lock import HeldError, hold
+from masked_sae.runs.lock import HeldError
 from masked_sae.runs.run import Run
-from masked_sae.runs.state import ENDED, RunState, Status, write_state
+from masked_sae.runs.state import RunState, Status
+from masked_sae.sweeps.ending import end_run
 from masked_sae.sweeps.packs import label_of
 from masked_sae.sweeps.progress import Screen
 from masked_sae.sweeps.worker import Place, work
-from masked_sae.training.done import known_state
 from masked_sae.training.stop_signals import SIGNALS, StopRequest
 
 _LOOKS_EVERY_SECONDS = 1.0
@@ -174,9 +174,6 @@ def _how_it_ended(process: SpawnProcess) -> str:
 def _end_unfinished(run: Run, status: Status, why: str) -> None:
     """For a worker that can no longer say it. Its lock went with it, unless another process is at the run by now."""
     try:
-        with hold(run.folder.lock):
-            state = known_state(run.folder) or RunState(run.folder.run_id, "created")
-            if state.status not in ENDED:
-                write_state(run.folder.state, state, status=status, error=why)
+        end_run(run.folder, status, why)
     except HeldError as held:
         notice(str(held))

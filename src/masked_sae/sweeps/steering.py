@@ -7,9 +7,10 @@ from pathlib import Path
 from masked_sae.errors import InputError, notice
 from masked_sae.runs.asked_end import ask_to_end, asked_end
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
-from masked_sae.runs.state import ENDED, RunState, write_state
+from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError
+from masked_sae.runs.state import ENDED
 from masked_sae.runs.sweep_record import Member, read_members
+from masked_sae.sweeps.ending import end_run
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.slurm_queue import cancel_jobs, queued_jobs
 from masked_sae.training.done import known_state
@@ -69,10 +70,7 @@ def _wait_for(members: Sequence[Member], deadline: float) -> list[Member]:
 
 def _close(member: Member) -> bool:
     try:
-        with hold(member.folder.lock):
-            state = known_state(member.folder) or RunState(member.folder.run_id, "created")
-            if state.status not in ENDED:
-                write_state(member.folder.state, state, status="cancelled", error="by hand")
+        end_run(member.folder, "cancelled", "by hand")
     except HeldError:
         return False
     return True

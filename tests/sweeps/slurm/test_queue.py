@@ -13,8 +13,10 @@ import pytest
 
 from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.code import code_digest
+from masked_sae.sweeps.jobs import sent_jobs
+from support.composing import small_overrides
 from support.making import ROOT
-from support.slurm import LONG, PACKED, Sweep, assert_same_runs
+from support.slurm import LONG, ON_SLURM, PACKED, TRAIN, Sweep, assert_same_runs
 
 Start = Callable[[str], dict[str, str]]
 THREE = ["mask.token.rate=0.1", "sae.k=4,8,16", "pack=1", "eval=none"]
@@ -158,6 +160,30 @@ def test_a_chain_goes_on_from_job_to_job_where_none_is_requeued(
     assert last.returncode == 0, last.stdout + last.stderr
     assert len(set(jobs)) == 2
     assert_same_runs(sweep.folder, whole.folder)
+
+
+@pytest.mark.long
+def test_a_search_whose_command_was_killed_goes_on_with_the_job_that_it_had_sent(
+    environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    small = [*small_overrides(neox_folder, corpus_folder, tmp_path), *ON_SLURM]
+    searching = [*TRAIN, "+sweep=search", *small, "eval.families=[core]", "objective=core/explained_variance"]
+    searching += ["hydra.sweeper.n_trials=2", "hydra.sweeper.at_once=1", "-m"]
+    held = [*searching, "+hydra.launcher.additional_parameters.hold=true"]
+    first = subprocess.Popen(held, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    sweep = tmp_path / "runs" / "search"
+    while not (sent := [job for jobs in sent_jobs(sweep).values() for one in jobs for job in one.ids]):
+        assert first.poll() is None
+        time.sleep(0.2)
+    first.kill()
+    first.wait()
+    second = subprocess.Popen(searching, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
+    assert second.stdout is not None
+    assert f"in the queue already, as SLURM job {sent[0]}" in second.stdout.readline()
+    subprocess.run(["scontrol", "release", sent[0]], env=environment, check=True, capture_output=True)
+    said, _ = second.communicate(timeout=250)
+    assert second.returncode == 0 and "2 trials: 2 complete" in said
+    assert [len(read_attempts(path)) for path in sweep.glob("*/attempts.json")] == [1, 1]
 
 
 def refusing_more_than(count: int, folder: Path, at_the_second: str = "") -> Path:
