@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from tqdm import tqdm
+
 from masked_sae.training.stop_signals import SIGNALS
 
 _STDOUT, _STDERR = 1, 2
@@ -45,6 +47,7 @@ def work(place: Place, parent: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # while training: see `training/stop_signals.py`
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _stop_with_parent()
+    tqdm.set_lock(threading.RLock())  # its own has a semaphore, of which Python complains where the worker is killed
     with suppress(KeyboardInterrupt, EOFError, ConnectionError):
         while True:
             _train_next(parent)
