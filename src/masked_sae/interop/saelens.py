@@ -1,33 +1,24 @@
-"""SAELens' format: `cfg.json` and `sae_weights.safetensors`.
-
-Axes: D `d_in`, F `d_sae`.
-"""
+"""SAELens' format: `cfg.json` and `sae_weights.safetensors`; what this project writes into it, and both read."""
 
 import json
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from masked_sae.digests import of_all, sha256
-from masked_sae.errors import DamagedFileError, InputError, first_line
-from masked_sae.files import folder_aside, read_object, remove_leftovers, write_json
+from masked_sae.errors import DamagedFileError, InputError
+from masked_sae.files import folder_aside, remove_leftovers, write_json
+from masked_sae.interop.forms import check_computable, is_count
+from masked_sae.interop.saelens_config import CONFIG, READABLE, SAELensConfig, read_config
+from masked_sae.interop.saelens_version import tell_doubt
+from masked_sae.interop.saelens_weights import WEIGHTS, assemble, check_weights
 from masked_sae.saes import InferenceSAE
 
+__all__ = ["READABLE"]
+
 _FORMAT_VERSION = "6.54.0"  # of SAELens; below 6 it would read another format
-_CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
-_OF_LATENTS = {  # what an architecture has beside W_enc, W_dec and b_dec: vectors over latents
-    "jumprelu": ("b_enc", "threshold"),
-    "topk": ("b_enc",),
-    "standard": ("b_enc",),
-    "gated": ("b_gate", "r_mag", "b_mag"),
-}
-READABLE = tuple(_OF_LATENTS)
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_SHOWN = 60  # characters of a value that is refused
 
 # What this project adds to the metadata: digests of the weights, and of the fields below.
 _WEIGHTS_DIGEST, _CONFIG_DIGEST = "masked_sae_weights_sha256", "masked_sae_cfg_digest"
@@ -65,10 +56,10 @@ def export_sae(folder: Path, sae: InferenceSAE, metadata: dict[str, Any]) -> Non
     remove_leftovers(folder)
     with folder_aside(folder) as aside:
         cpu = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in weights.items()}
-        save_file(cpu, aside / _WEIGHTS)
-        config["metadata"][_WEIGHTS_DIGEST] = sha256(aside / _WEIGHTS)
+        save_file(cpu, aside / WEIGHTS)
+        config["metadata"][_WEIGHTS_DIGEST] = sha256(aside / WEIGHTS)
         config["metadata"][_CONFIG_DIGEST] = _config_digest(config)
-        write_json(aside / _CONFIG, config)
+        write_json(aside / CONFIG, config)
 
 
 def load_sae(folder: Path, memory: Path | None = None) -> tuple[InferenceSAE, dict[str, Any]]:
@@ -81,19 +72,14 @@ def load_sae(folder: Path, memory: Path | None = None) -> tuple[InferenceSAE, di
         InputError: the folder holds none, or one that does more than encode and decode an activation.
         DamagedFileError: this project exported it, and other bytes are there now.
     """
-    config = _read_config(folder)
-    _check_weights(folder, config)
-    _check_digests(folder, config, memory)
+    config = _checked(folder, memory)
     # Copied out of the file, which safetensors maps: an SAE in use does not change with it, nor die with it.
-    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in load_file(folder / _WEIGHTS).items()}
-    for name, tensor in weights.items():
-        _check_finite(folder, name, tensor)
-    sae = _assemble(config, weights)
-    for name in ("W_enc_DF", "b_enc_F", "W_dec_FD", "threshold_F"):
-        tensor = getattr(sae, name)
-        if tensor is not None:  # folding divides by a norm, and takes an exponential
-            _check_finite(folder, f"{name.rpartition('_')[0]} as it is computed with", tensor)
-    return sae, config["metadata"]
+    read = load_file(folder / WEIGHTS)
+    sae = assemble(folder, config, {name: tensor.to(torch.float32, copy=True) for name, tensor in read.items()})
+    check_computable(folder, sae)
+    if _WEIGHTS_DIGEST not in config.metadata:
+        tell_doubt(folder, config, sae)
+    return sae, config.metadata
 
 
 def read_metadata(folder: Path, memory: Path | None = None) -> dict[str, Any]:
@@ -102,10 +88,7 @@ def read_metadata(folder: Path, memory: Path | None = None) -> dict[str, Any]:
     Raises:
         InputError, DamagedFileError: as `load_sae`, but for weights that are not finite.
     """
-    config = _read_config(folder)
-    _check_weights(folder, config)
-    _check_digests(folder, config, memory)
-    return config["metadata"]
+    return _checked(folder, memory).metadata
 
 
 def weights_digest(folder: Path, memory: Path | None = None) -> str:
@@ -131,80 +114,37 @@ def check_sae(folder: Path, memory: Path | None = None) -> None:
         load_sae(folder, memory)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """`cfg.json`, with what is read of it in the form that it should have."""
-    for name in (_CONFIG, _WEIGHTS):
+def read_sizes(folder: Path) -> dict[str, Any]:
+    """`architecture`, `d_in`, `d_sae` and `k`, as far as they are told."""
+    config = read_config(folder)
+    latents = 2 if config.architecture == "abstopk" else 1  # of ours for each: see `forms.both_signs`
+    told: dict[str, Any] = {"architecture": config.architecture, **config.declared, "k": config.k}
+    found = {key: int(value) if is_count(value) else value for key, value in told.items()}  # there is a k of 32.0, too
+    return {key: value * latents if key == "d_sae" else value for key, value in found.items() if value is not None}
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What an SAE is told apart by."""
+    return sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))
+
+
+def _checked(folder: Path, memory: Path | None) -> SAELensConfig:
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError("sae", folder, f"a folder in SAELens' format: it holds no {name}")
-    try:
-        config = read_object(folder / _CONFIG)
-    except DamagedFileError as error:
-        raise InputError("sae", folder, f"a readable SAE: its {_CONFIG} is none ({error.why})") from error
-    except OSError as error:
-        raise InputError("sae", folder, f"a readable {_CONFIG} ({error.strerror})") from error
-    metadata = config.get("metadata")
-    config["metadata"] = metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict):
-        raise InputError("sae", folder, f"a readable SAE: its {_CONFIG} is none (metadata is {_short(metadata)})")
-    architecture = config.get("architecture")
-    if architecture not in READABLE:
-        raise InputError("sae", folder, f"an architecture of {', '.join(READABLE)}; this is {_short(architecture)}")
-    for key in ("normalize_activations", "reshape_activations"):
-        if config.get(key, "none") not in ("none", None):
-            valid = f"{key}=none (fold it into the weights first); this has {_short(config[key])}"
-            raise InputError("sae", folder, valid)
-    for key in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
-        if not isinstance(config.get(key, False), bool | None):
-            raise InputError("sae", folder, f"true or false as {key} in {_CONFIG}; this is {_short(config[key])}")
-    for key in ("model_name", "hook_name"):
-        if not isinstance(metadata.get(key), str | None):
-            raise InputError("sae", folder, f"a text as {key} in {_CONFIG}; this is {_short(metadata[key])}")
-    k = config.get("k")
-    if architecture == "topk" and not (_is_number(k) and k >= 1 and k % 1 == 0):
-        raise InputError("sae", folder, f"a whole number above 0 as k; this is {_short(k)}")
+    config = read_config(folder)
+    check_weights(folder, config)
+    _check_digests(folder, config.raw, memory)
     return config
-
-
-def _check_weights(folder: Path, config: dict[str, Any]) -> None:
-    """Reads the head of the file alone. A file that was cut does not open: the head tells its length."""
-    try:
-        with safe_open(folder / _WEIGHTS, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no dict
-            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
-            dtypes = {name: one.get_dtype() for name, one in slices.items()}
-    except SafetensorError as error:
-        raise InputError("sae", folder, f"a readable SAE: its {_WEIGHTS} is none ({first_line(error)})") from error
-    except OSError as error:
-        raise InputError("sae", folder, f"a readable {_WEIGHTS} ({error.strerror or first_line(error)})") from error
-    W_enc_shape = shapes.get("W_enc", ())
-    if len(W_enc_shape) != 2 or 0 in W_enc_shape:
-        raise InputError("sae", folder, f"W_enc of [d_in, d_sae] in {_WEIGHTS}; it has {_shown(shapes, 'W_enc')}")
-    D, F = W_enc_shape
-    for key, size in (("d_in", D), ("d_sae", F)):
-        if config.get(key, size) != size:
-            valid = f"{key}={size} in {_CONFIG}, for W_enc of {[D, F]}; this is {_short(config[key])}"
-            raise InputError("sae", folder, valid)
-    of_latents = dict.fromkeys(_OF_LATENTS[config["architecture"]], (F,))
-    needed = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,), **of_latents}
-    for name, shape in needed.items():
-        if shapes.get(name) != shape:
-            raise InputError("sae", folder, f"{name} of {list(shape)} in {_WEIGHTS}; it has {_shown(shapes, name)}")
-        if dtypes[name] not in _FLOATS:
-            raise InputError("sae", folder, f"{name} of {', '.join(_FLOATS)} in {_WEIGHTS}; it is {dtypes[name]}")
-    for name in shapes.keys() - needed.keys():
-        valid = f"nothing but {', '.join(needed)} in {_WEIGHTS}; it has {_short(name)}, too"
-        raise InputError("sae", folder, valid)
-    if config["architecture"] == "topk" and config["k"] > F:
-        raise InputError("sae", folder, f"k of at most the {F} latents; this is {_short(config['k'])}")
 
 
 def _check_digests(folder: Path, config: dict[str, Any], memory: Path | None) -> None:
     """Of what this project exported; others write no digests, and their folders are taken as they are."""
     metadata = config["metadata"]
     if metadata.get(_CONFIG_DIGEST, _config_digest(config)) != _config_digest(config):
-        raise DamagedFileError(folder / _CONFIG, f"{', '.join(_COMPUTED_WITH)} are not as they were exported")
-    if _WEIGHTS_DIGEST in metadata and metadata[_WEIGHTS_DIGEST] != sha256(folder / _WEIGHTS, memory, progress=True):
-        raise DamagedFileError(folder / _WEIGHTS, "other bytes than were exported")
+        raise DamagedFileError(folder / CONFIG, f"{', '.join(_COMPUTED_WITH)} are not as they were exported")
+    if _WEIGHTS_DIGEST in metadata and metadata[_WEIGHTS_DIGEST] != sha256(folder / WEIGHTS, memory, progress=True):
+        raise DamagedFileError(folder / WEIGHTS, "other bytes than were exported")
 
 
 def _config_digest(config: dict[str, Any]) -> str:
@@ -212,48 +152,3 @@ def _config_digest(config: dict[str, Any]) -> str:
     metadata = config["metadata"]
     parts = [*(config.get(key) for key in _COMPUTED_WITH), *(metadata.get(key) for key in _OF_METADATA)]
     return of_all([json.dumps(part, sort_keys=True) for part in parts])
-
-
-def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:
-    if not tensor.isfinite().all():
-        bad = int((~tensor.isfinite()).sum())
-        raise InputError("sae", folder, f"finite numbers as {name}: {bad} of {tensor.numel()} are none")
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _short(value: Any) -> str:
-    """A value of somebody's cfg.json, however long."""
-    text = ascii(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _shown(shapes: dict[str, tuple[int, ...]], name: str) -> str:
-    return str(list(shapes[name])) if name in shapes else "none"
-
-
-def _assemble(config: dict[str, Any], weights: dict[str, Tensor]) -> InferenceSAE:
-    architecture = config["architecture"]
-    W_enc_DF, W_dec_FD, b_dec_D = weights["W_enc"], weights["W_dec"], weights["b_dec"]
-    threshold_F: Tensor | None = None
-    k: int | None = None
-    if architecture == "gated":
-        # On where x W_enc + b_gate > 0; then exp(r_mag) x W_enc + b_mag, which grows with it: a threshold says when.
-        gain_F = weights["r_mag"].exp()
-        b_enc_F = weights["b_mag"]
-        threshold_F = (b_enc_F - gain_F * weights["b_gate"]).clamp_min(0)
-        W_enc_DF = W_enc_DF * gain_F
-    else:
-        b_enc_F = weights["b_enc"]
-        if architecture == "topk":
-            k = int(config["k"])
-            if config.get("rescale_acts_by_decoder_norm"):
-                norm_F = W_dec_FD.norm(dim=1)
-                W_enc_DF, b_enc_F, W_dec_FD = W_enc_DF * norm_F, b_enc_F * norm_F, W_dec_FD / norm_F[:, None]
-        else:
-            threshold_F = weights["threshold"] if architecture == "jumprelu" else torch.zeros_like(b_enc_F)
-    subtracts = config.get("apply_b_dec_to_input", True)
-    b_in_D = b_dec_D if subtracts else torch.zeros_like(b_dec_D)
-    return InferenceSAE(W_enc_DF.contiguous(), b_enc_F, W_dec_FD.contiguous(), b_dec_D, b_in_D, threshold_F, k)

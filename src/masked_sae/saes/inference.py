@@ -74,6 +74,23 @@ class InferenceSAE:
         """The same weights, and one threshold for every latent."""
         return replace(self, threshold_F=torch.full_like(self.b_enc_F, threshold), k=None)
 
+    def with_unit_rows(self) -> "InferenceSAE":
+        """The same reconstructions from decoder rows of norm 1: latents grow by what the norms were.
+
+        Raises:
+            ValueError: latents of other norms compete for `k`, so that others would win.
+        """
+        norm_F = self.W_dec_FD.norm(dim=1)
+        if self.k is not None and not torch.allclose(norm_F, norm_F[:1], rtol=1e-3):
+            raise ValueError("the k largest latents, of decoder rows of several norms")
+        return replace(
+            self,
+            W_enc_DF=self.W_enc_DF * norm_F,
+            b_enc_F=self.b_enc_F * norm_F,
+            W_dec_FD=self.W_dec_FD / norm_F.clamp_min(torch.finfo(torch.float32).tiny)[:, None],
+            threshold_F=None if self.threshold_F is None else self.threshold_F * norm_F,
+        )
+
     def to(self, device: torch.device) -> "InferenceSAE":
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
