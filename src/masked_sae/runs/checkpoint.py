@@ -18,10 +18,23 @@ from masked_sae.tensor_files import bytes_of, load_tensors, save_tensors
 LAST, PREVIOUS, _NEXT = "last.safetensors", "previous.safetensors", ".next.safetensors"
 
 
+_OF_SAE = "sae/"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     tensors: dict[str, Tensor]
     meta: dict[str, Any]  # JSON values
+
+    @property
+    def sae(self) -> dict[str, Tensor]:
+        """The SAE's parameters and buffers, by their names in it."""
+        return {name.removeprefix(_OF_SAE): tensor for name, tensor in self.tensors.items() if name.startswith(_OF_SAE)}
+
+
+def of_sae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The SAE's parameters and buffers, by their names in a checkpoint."""
+    return {f"{_OF_SAE}{name}": tensor for name, tensor in state.items()}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

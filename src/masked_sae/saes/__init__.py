@@ -2,7 +2,7 @@
 
 from masked_sae.saes.batch_topk import BatchTopKSAE
 from masked_sae.saes.gated import GatedSAE
-from masked_sae.saes.inference import InferenceSAE, for_inference
+from masked_sae.saes.inference import InferenceSAE, begin_as, for_inference
 from masked_sae.saes.jumprelu import JumpReLUSAE
 from masked_sae.saes.matryoshka import MatryoshkaSAE, group_sizes
 from masked_sae.saes.penalty_family import PenalizedSAE
@@ -23,6 +23,7 @@ __all__ = [
     "TopKFamilySAE",
     "TopKSAE",
     "TrainingOutput",
+    "begin_as",
     "for_inference",
     "group_sizes",
 ]

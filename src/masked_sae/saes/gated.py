@@ -49,5 +49,14 @@ class GatedSAE(PenalizedSAE):
         """The magnitude's. It grows with the gate, so a threshold on it says what the gate does."""
         return self.W_enc_FD * self.r_mag_F.exp()[:, None], self.b_mag_F
 
+    @torch.no_grad()
+    def set_thresholds(self, threshold_F: Tensor | None) -> None:
+        """With `r = 0` gate and magnitude differ by their biases: it opens where the magnitude is at the threshold."""
+        if threshold_F is None:
+            raise ValueError("a threshold for each latent")
+        self.r_mag_F.zero_()
+        self.b_mag_F.copy_(self.b_enc_F)
+        self.b_enc_F.sub_(threshold_F)
+
     def thresholds(self) -> Tensor:
         return (self.b_mag_F - self.r_mag_F.exp() * self.b_enc_F).clamp_min(0)

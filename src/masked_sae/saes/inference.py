@@ -82,7 +82,7 @@ class InferenceSAE:
         """
         norm_F = self.W_dec_FD.norm(dim=1)
         if self.k is not None and not torch.allclose(norm_F, norm_F[:1], rtol=1e-3):
-            raise ValueError("the k largest latents, of decoder rows of several norms")
+            raise ValueError("decoder rows of one norm, where the k largest latents count")
         return replace(
             self,
             W_enc_DF=self.W_enc_DF * norm_F,
@@ -113,3 +113,24 @@ def for_inference(sae: SAE, scale: float) -> InferenceSAE:
         weights["threshold_F"] = threshold_F / scale
     fixed = {name: tensor.detach().float().contiguous() for name, tensor in weights.items()}
     return InferenceSAE(**fixed, k=sae.inference_k)
+
+
+@torch.no_grad()
+def begin_as(sae: SAE, other: InferenceSAE, scale: float) -> None:
+    """Gives an SAE that is to be trained on activations times `scale` what computes as `other` does without: the
+    reverse of `for_inference`.
+
+    Its decoder rows get norm 1, and it takes `b_dec` from each activation, as all SAEs here do in training; the
+    encoder's bias makes up for that where `other` does not.
+
+    Raises:
+        ValueError: it cannot; the message is what `other` would have to be.
+    """
+    if type(other) is not InferenceSAE:
+        raise ValueError("an SAE whose encoder is one product")
+    unit = other.with_unit_rows()
+    sae.W_enc_FD.copy_(unit.W_enc_DF.T)
+    sae.W_dec_FD.copy_(unit.W_dec_FD)
+    sae.b_dec_D.copy_(unit.b_dec_D * scale)
+    sae.b_enc_F.copy_((unit.b_enc_F + (unit.b_dec_D - unit.b_in_D) @ unit.W_enc_DF) * scale)
+    sae.set_thresholds(None if unit.threshold_F is None else unit.threshold_F.clamp_min(0) * scale)

@@ -76,6 +76,12 @@ class JumpReLUSAE(PenalizedSAE):
         return self.threshold_F
 
     @torch.no_grad()
+    def set_thresholds(self, threshold_F: Tensor | None) -> None:
+        if threshold_F is None:
+            raise ValueError("a threshold for each latent")
+        self.threshold_F.copy_(threshold_F)
+
+    @torch.no_grad()
     def project_parameters(self) -> None:
         """Keeps thresholds at 0 or above, too: below it negative latents would pass."""
         super().project_parameters()

@@ -124,6 +124,18 @@ class SAE(nn.Module, ABC):
         """Weights (F, D) and biases (F,) that give a latent its value where it is active."""
         return self.W_enc_FD, self.b_enc_F
 
+    def set_thresholds(self, threshold_F: Tensor | None) -> None:
+        """Has the latents begin to be active where another SAE's do, whose encoder and biases they were given.
+
+        Args:
+            threshold_F: where a latent begins to be active, (F,), at 0 or above; None where its rank decides.
+
+        Raises:
+            ValueError: the architecture has nothing that says so; the message is what it could say.
+        """
+        if threshold_F is None or bool((threshold_F > 0).any()):
+            raise ValueError("latents that are active where they are positive")
+
     def training_output(
         self,
         x_BD: Tensor,

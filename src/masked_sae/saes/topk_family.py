@@ -85,6 +85,11 @@ class TopKFamilySAE(SAE):
         self.k, self.aux_k, self.aux_coefficient = k, aux_k, aux_coefficient
         self.register_buffer("group_ends_G", torch.tensor(self.groups).cumsum(0), persistent=False)
 
+    def set_thresholds(self, threshold_F: Tensor | None) -> None:
+        """Ranks decide in training; one threshold for all is learned anew from them, where the architecture has one."""
+        if threshold_F is not None and not torch.allclose(threshold_F, threshold_F[:1]):
+            raise ValueError("the k largest latents, or one threshold for all")
+
     @abstractmethod
     def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
         """The latents (B, F) as rows within which they compete, and how many of each row may be active."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from masked_sae.runs.checkpoint import Checkpoint
+from masked_sae.runs.checkpoint import Checkpoint, of_sae
 from masked_sae.runs.initial import Initial
 from masked_sae.training.sae_training import SAETraining
 
@@ -14,7 +14,7 @@ def capture(training: SAETraining, extra: dict[str, Any]) -> Checkpoint:
 
     Random state and the stream's position are functions of the seed and the step.
     """
-    tensors = {f"sae/{name}": tensor for name, tensor in training.sae.state_dict().items()}
+    tensors = of_sae(training.sae.state_dict())
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
     return Checkpoint(tensors, {**extra, "step": training.step})
@@ -29,16 +29,13 @@ def begin_with(training: SAETraining, initial: Initial) -> None:
 
 def restore(training: SAETraining, checkpoint: Checkpoint) -> None:
     """Puts SAE and optimizer where `capture` found them."""
-    sae_state: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         kind, _, rest = name.partition("/")
-        if kind == "sae":
-            sae_state[rest] = tensor
-        else:
+        if kind == "optimizer":
             index, _, key = rest.partition("/")
             moments.setdefault(int(index), {})[key] = tensor
-    training.sae.load_state_dict(sae_state)
+    training.sae.load_state_dict(checkpoint.sae)
     training.step = checkpoint.meta["step"]
     optimizer = training.optimizer
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -16,27 +16,26 @@ from typing import Any
 
 import torch
 
-from masked_sae.activations.scale import ActivationStatistics, measure_statistics
-from masked_sae.errors import InputError, NonFiniteError, one_line
+from masked_sae.activations.scale import ActivationStatistics
+from masked_sae.errors import InputError, one_line
 from masked_sae.files import remove_all_leftovers
 from masked_sae.runs.asked_end import asked_end
 from masked_sae.runs.checkpoint import load_checkpoint
 from masked_sae.runs.code import refuse_other_code
 from masked_sae.runs.config_file import write_config
 from masked_sae.runs.folder import clear_run
-from masked_sae.runs.initial import Initial, load_initial
 from masked_sae.runs.lock import hold
 from masked_sae.runs.run import Run, find_inputs_of
 from masked_sae.runs.state import RunState, write_state
 from masked_sae.training.assemble import (
     LMAndText,
-    TrainingParts,
     find_caches,
     find_device,
     load_lm_and_text,
     make_parts,
     make_stream,
 )
+from masked_sae.training.beginning import Candidate, find_beginnings
 from masked_sae.training.callbacks.checkpointing import CheckpointCallback
 from masked_sae.training.callbacks.metrics import MetricsCallback
 from masked_sae.training.callbacks.progress import ProgressCallback
@@ -94,16 +93,6 @@ class _Outcomes:
         return any(one.state is not None and one.state.status == "preempted" for one in self._found.values())
 
 
-@dataclass
-class _Candidate:
-    """A run that LM and text are there for. `statistics` and `initial` are those of a run that begins."""
-
-    run: Run
-    parts: TrainingParts
-    statistics: ActivationStatistics | None = None
-    initial: Initial | None = None
-
-
 def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
     """Trains runs of equal `shares.forwards`, or goes on with them where each was left, and measures what is missing.
 
@@ -150,12 +139,12 @@ def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float) -> N
     own = [use_threads(None if run.config.force else run.folder, run.config.trainer.threads) for run in runs]
     runs = [with_threads(run, threads) for run, threads in zip(runs, own, strict=True)]
     found = _load(runs, device, outcomes)
-    candidates: list[_Candidate] = []
+    candidates: list[Candidate] = []
     for run in outcomes.lacking(runs):
         with outcomes.of(run):
-            candidates.append(_Candidate(run, make_parts(run, found, find_inputs_of(run))))
+            candidates.append(Candidate(run, make_parts(run, found, find_inputs_of(run))))
     fresh = [one for one in candidates if one.run.config.force or not _goes_on(one.run)]
-    _find_statistics(fresh, outcomes)  # refuses what it has to before there is a folder
+    find_beginnings(fresh, outcomes.of)  # refuses what it has to before there is a folder
     members: list[RunInTraining] = []
     done: list[Done] = []
     try:
@@ -206,28 +195,6 @@ def _goes_on(run: Run) -> bool:
     return run.folder.checkpoints.exists() or run.folder.sae.exists()
 
 
-def _find_statistics(candidates: Sequence[_Candidate], outcomes: _Outcomes) -> None:
-    """Of runs that begin, from the same forwards for all hook points; or those of the run that one begins with."""
-    for one in candidates:
-        if one.run.config.init_from is not None:
-            with outcomes.of(one.run):
-                one.initial = load_initial(one.run.config, one.parts.lm.d_in)
-                one.statistics = one.initial.statistics
-    candidates = [one for one in candidates if one.run.config.init_from is None]
-    if not candidates:
-        return
-    config, parts = candidates[0].run.config, candidates[0].parts
-    lms = {one.parts.lm.hook_name: one.parts.lm for one in candidates}
-    measured = measure_statistics(list(lms.values()), parts.sequences, config.data.scale_tokens, config.lm.batch_size)
-    found = dict(zip(lms, measured, strict=True))
-    for one in candidates:
-        with outcomes.of(one.run):
-            statistics = found[one.parts.lm.hook_name]
-            if isinstance(statistics, NonFiniteError):
-                raise statistics
-            one.statistics = statistics
-
-
 def _measure(done: Sequence[Done], outcomes: _Outcomes) -> None:
     for one, error in zip(done, measure_done(done), strict=True):
         with outcomes.of(one.run):
@@ -237,7 +204,7 @@ def _measure(done: Sequence[Done], outcomes: _Outcomes) -> None:
 
 
 def _begin(
-    one: _Candidate, outcomes: _Outcomes, patience: float, held_by_done: ExitStack
+    one: Candidate, outcomes: _Outcomes, patience: float, held_by_done: ExitStack
 ) -> RunInTraining | Done | None:
     """Makes the run's folder its own; None where how it ended is noted: by an error, or asked to.
 
@@ -264,7 +231,7 @@ def _begin(
             refuse_other_code(folder, run.config.code)
             one.statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
         elif one.statistics is None:
-            _find_statistics([one], outcomes)
+            find_beginnings([one], outcomes.of)
             if one.statistics is None:
                 return None
         state = _say_running(run, replace(state or RunState(folder.run_id, "created"), steps=one.parts.plan.steps))
