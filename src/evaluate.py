@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from masked_sae.command_line import clear_errors, named_folders, quoted, renamed
+from masked_sae.command_line import clear_errors, named_folders, named_texts, quoted, renamed
 from masked_sae.errors import InputError
 
 # Hydra takes `sae=` and `sweep=` for choices from conf/sae and conf/sweep.
@@ -26,7 +26,10 @@ def main(config: DictConfig) -> None:
         if len(given) != 1:
             raise InputError("sae", folders["sae"], "either sae=FOLDER or sweep=FOLDER")
         (kind,) = given
-        found = named_folders(kind, folders[kind])
+        if kind == "sweep":
+            found = named_folders("sweep", folders["sweep"])
+        else:
+            found = named_texts("sae", folders["sae"], "a folder that exists, or a name on the hub")
         from masked_sae.sweeps.evaluate import evaluate_folders  # only now: it reads in heavy libraries
 
         evaluate_folders(kind, found, settings, HydraConfig.get().overrides.task)

@@ -96,13 +96,24 @@ def named_folders(key: str, named: Any, valid: str = "a folder that exists") -> 
     Raises:
         InputError: there are none, or one is empty or not there; `valid` says what was expected.
     """
-    listed = [str(one) for one in (named if isinstance(named, (list, ListConfig)) else [named])]
-    if not listed:
-        raise InputError(key, named, valid)
+    listed = named_texts(key, named, valid)
     for one in listed:
-        if not one or not Path(one).expanduser().is_dir():  # an empty path would be the working folder
+        if not Path(one).expanduser().is_dir():
             raise InputError(key, one, valid)
     return [Path(one).expanduser() for one in listed]
+
+
+def named_texts(key: str, named: Any, valid: str) -> list[str]:
+    """What one key of a command names: one, or a list of them.
+
+    Raises:
+        InputError: there are none, or one is empty, which as a path would be the working folder.
+    """
+    listed = [str(one) for one in (named if isinstance(named, (list, ListConfig)) else [named])]
+    for one in listed or [""]:
+        if not one:
+            raise InputError(key, one if listed else named, valid)
+    return listed
 
 
 @contextmanager

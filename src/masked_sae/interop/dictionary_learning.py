@@ -224,7 +224,7 @@ def _check_shapes(folder: Path, kind: _Class, weights: Weights, D: int, F: int) 
 def _find_k(folder: Path, weights: Weights, trainer: Mapping[str, Any]) -> int:
     """The file's own, where it has one; it is what the library goes by."""
     stored = weights.get("k")
-    k = trainer.get("k") if stored is None or stored.numel() != 1 else stored.item()
+    k: Any = trainer.get("k") if stored is None or stored.numel() != 1 else stored.item()
     if not is_count(k) or k > trainer["dict_size"]:
         raise InputError("sae", folder, f"k of 1 to the {trainer['dict_size']} latents; this is {short(k)}")
     if trainer.get("k") not in (None, k):

@@ -16,7 +16,8 @@ from masked_sae.errors import InputError, first_line
 # All that is downloaded of a folder: its SAE, and how SAELens trained it.
 FILES = ("cfg.json", "sae_weights.safetensors", "runner_cfg.json", "config.json", "ae.pt")
 _PART = r"[A-Za-z0-9_][\w.:+-]*"  # no "..", no hidden file, nothing that a pattern or a shell would take for more
-_NAME = re.compile(rf"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?P<folder>(/{_PART})*)(@(?P<revision>{_PART}(/{_PART})*))?", re.ASCII)  # fmt: skip  # noqa: E501
+_REPO = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_NAME = re.compile(rf"(?P<repo>{_REPO})(?P<folder>(/{_PART})*)(@(?P<revision>{_PART}(/{_PART})*))?", re.ASCII)
 _RELEASE = re.compile(rf"(?P<release>{_PART.replace(':', '')}):(?P<sae>.+)", re.ASCII)
 _READABLE = {None: "SAELens'", "dictionary_learning_1": "dictionary_learning's"}
 _FEW = 3

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from masked_sae.digests import of_all, sha256
 from masked_sae.errors import InputError, first_line
 from masked_sae.interop import dictionary_learning, hub, saelens
 from masked_sae.saes import InferenceSAE
@@ -76,12 +77,24 @@ def read_sizes(folder: Path) -> dict[str, Any]:
     return _format_of(folder).read_sizes(folder)
 
 
-def files_of(folder: Path) -> list[Path]:
-    """What an SAE is told apart by: the files that it is read from."""
-    return _format_of(folder).files_of(folder)
+def digest_of(folder: Path, memory: Path | None = None) -> str:
+    """Of all that an SAE is read from."""
+    return of_all([sha256(path, memory) for path in _format_of(folder).files_of(folder)])
 
 
-def _format_of(folder: Path) -> Any:
+class _Format(Protocol):
+    """What each format's module has."""
+
+    def load_sae(self, folder: Path, memory: Path | None = None) -> tuple[InferenceSAE, dict[str, Any]]: ...
+
+    def read_metadata(self, folder: Path, memory: Path | None = None) -> dict[str, Any]: ...
+
+    def read_sizes(self, folder: Path) -> dict[str, Any]: ...
+
+    def files_of(self, folder: Path) -> list[Path]: ...
+
+
+def _format_of(folder: Path) -> _Format:
     return dictionary_learning if dictionary_learning.is_one(folder) else saelens
 
 

@@ -131,7 +131,8 @@ def files_of(folder: Path) -> list[Path]:
 def _checked(folder: Path, memory: Path | None) -> SAELensConfig:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError("sae", folder, f"a folder in SAELens' format: it holds no {name}")
+            others = " and neither config.json with ae.pt, dictionary_learning's" if name == CONFIG else ""
+            raise InputError("sae", folder, f"a folder in SAELens' format: it holds no {name}{others}")
     config = read_config(folder)
     check_weights(folder, config)
     _check_digests(folder, config.raw, memory)

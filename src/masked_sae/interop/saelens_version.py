@@ -29,8 +29,8 @@ def tell_doubt(folder: Path, config: SAELensConfig, sae: InferenceSAE) -> None:
     if scaled is not False:
         whether = "on" if scaled else "if it was trained on"
         notice(
-            f"{folder}: SAELens {version} saved the threshold of such an SAE, {whether} scaled activations, at the scale "
-            "of training (mended in 6.54.12, its #763): its L0 may be far from that of training"
+            f"{folder}: SAELens {version} saved the threshold of such an SAE, {whether} scaled activations, at "
+            "the scale of training (mended in 6.54.12, its #763): its L0 may be far from that of training"
         )
 
 

@@ -95,7 +95,8 @@ def assemble(folder: Path, config: SAELensConfig, weights: Mapping[str, Tensor])
         return _pursuing(config, W_dec_FD, b_in_D)
     W_enc_DF = weights["W_enc"]
     if config.architecture == "gated":
-        return gated(W_enc_DF, *(weights[name] for name in OF_LATENTS["gated"]), W_dec_FD, b_dec_D, b_in_D)
+        b_gate_F, r_mag_F, b_mag_F = (weights[name] for name in OF_LATENTS["gated"])
+        return gated(W_enc_DF, b_gate_F, r_mag_F, b_mag_F, W_dec_FD, b_dec_D, b_in_D)
     b_enc_F = weights["b_enc"]
     if config.architecture in WITH_K:
         if config.rescales:

@@ -11,6 +11,7 @@ from yaml import YAMLError
 from masked_sae.config import RunConfig, check_measuring, recorded_config
 from masked_sae.errors import DamagedFileError, InputError, one_line
 from masked_sae.evals.texts.task_settings import check_tasks
+from masked_sae.interop.loading import digest_of, find_sae
 from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.results import REFERENCE, is_old_reference, read_results
@@ -19,7 +20,7 @@ from masked_sae.runs.state import read_state
 from masked_sae.runs.sweep_record import read_members
 from masked_sae.settings import without_neutral
 from masked_sae.sweeps.measure import measure_runs
-from masked_sae.sweeps.references import describe, digest_of, origin_of, place_of, readable, trimmed
+from masked_sae.sweeps.references import describe, origin_of, place_of, readable, trimmed
 from masked_sae.sweeps.summary import print_members
 from masked_sae.tracking.sweep import log_sweep
 from masked_sae.training.evaluation import unmeasured
@@ -27,12 +28,12 @@ from masked_sae.training.evaluation import unmeasured
 _OWN = ("lm", "data", "eval", "trainer")  # of a run's configuration, what the command line may change
 
 
-def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, overrides: Sequence[str]) -> None:
+def evaluate_folders(kind: str, folders: Sequence[str | Path], settings: RunConfig, overrides: Sequence[str]) -> None:
     """Measures what `sae=` or `sweep=` names and prints the results.
 
     Args:
         kind: `sae` or `sweep`.
-        folders: that exist.
+        folders: of a sweep, each exists; of an SAE, also what `find_sae` finds.
         settings: of the command: defaults and overrides.
         overrides: what stood on the command line.
 
@@ -52,10 +53,10 @@ def evaluate_folders(kind: str, folders: Sequence[Path], settings: RunConfig, ov
         _print_metrics(found[0].folder, found[0].config.eval.families)
 
 
-def _find(kind: str, folder: Path, settings: RunConfig, overrides: Sequence[str]) -> list[Run]:
+def _find(kind: str, folder: str | Path, settings: RunConfig, overrides: Sequence[str]) -> list[Run]:
     if kind == "sae":
         return [_find_run(folder, settings, overrides)]
-    members = read_members(folder)
+    members = read_members(Path(folder))
     if not members:
         raise InputError("sweep", folder, "a sweep's folder, such as runs/mask_rate")
     found: list[Run] = []
@@ -84,29 +85,35 @@ def _why_unmeasurable(folder: RunFolder) -> str:
     return f"{status}, without an SAE yet"
 
 
-def _find_run(folder: Path, settings: RunConfig, overrides: Sequence[str]) -> Run:
+def _find_run(source: str | Path, settings: RunConfig, overrides: Sequence[str]) -> Run:
     """Of a run's folder, its sae/ folder, an SAE from elsewhere, or the folder that one was measured into."""
+    folder = Path(source).expanduser()
     run = RunFolder(folder.parent if folder.name == "sae" and (folder.parent / "config.yaml").exists() else folder)
     if not run.config.exists():
-        record = describe(folder, settings, _keys(overrides))
-        place = place_of(folder, record, settings)
-        return _recorded(place, OmegaConf.create(record), settings, overrides, origin=folder)
+        found = find_sae(source)
+        record = describe(found, settings, _keys(overrides))
+        place = place_of(found, record, settings)
+        return _recorded(place, OmegaConf.create(record), settings, overrides, origin=found.folder)
     origin = origin_of(run)
     if origin is not None:
-        _check_origin(run, origin, settings)
-    elif not run.sae.is_dir():
+        return _run_in(run, settings, overrides, _found_again(run, origin, settings))
+    if not run.sae.is_dir():
         raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
-    return _run_in(run, settings, overrides, origin)
+    return _run_in(run, settings, overrides, None)
 
 
-def _check_origin(folder: RunFolder, origin: Path, settings: RunConfig) -> None:
-    """Refuses to add to what was measured of an SAE what another one would measure."""
-    if not (origin / "cfg.json").is_file():
-        raise InputError("sae", folder.path, f"an evaluation whose SAE is still in {origin}")
+def _found_again(folder: RunFolder, origin: str, settings: RunConfig) -> Path:
+    """The folder of an SAE that was measured before. Refuses to add to that what another SAE would measure."""
+    try:
+        found = find_sae(origin).folder
+        digest = digest_of(found, settings.digest_memory)
+    except (InputError, OSError):
+        raise InputError("sae", folder.path, f"an evaluation whose SAE is still in {origin}") from None
     stored: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
-    if stored[REFERENCE].get("digest") != digest_of(origin, settings.digest_memory):
+    if stored[REFERENCE].get("digest") != digest:
         valid = f"an evaluation of what is in {origin}: that has changed since; sae={origin} measures it anew"
         raise InputError("sae", folder.path, valid)
+    return found
 
 
 def _run_in(folder: RunFolder, settings: RunConfig, overrides: Sequence[str], origin: Path | None) -> Run:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from masked_sae.activations.lm import LM
 from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.evals.context import EvalContext
-from masked_sae.interop.saelens import load_sae
+from masked_sae.interop.loading import load_sae
 from masked_sae.masks.run_masks import kept_share
 from masked_sae.runs.config_file import write_config
 from masked_sae.runs.lock import HeldError, hold

@@ -1,4 +1,4 @@
-"""An SAE from elsewhere as its evaluation has it on record: what its cfg.json says, and what it was measured on.
+"""An SAE from elsewhere as its evaluation has it on record: what its files say, and what it was measured on.
 
 How it was trained nobody here knows, so nothing is said of it: no mask, no optimiser, no seed, no number of tokens.
 """
@@ -14,10 +14,9 @@ from yaml import YAMLError
 
 from masked_sae.activations.settings import LMSettings
 from masked_sae.config import RunConfig
-from masked_sae.digests import of_all, sha256
+from masked_sae.digests import of_all
 from masked_sae.errors import InputError
-from masked_sae.files import read_object
-from masked_sae.interop.saelens import read_metadata
+from masked_sae.interop.loading import FoundSAE, digest_of, read_metadata, read_sizes
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.results import REFERENCE
 from masked_sae.text.settings import DataSettings
@@ -27,9 +26,9 @@ _TRAINING = ("batch_size", "scale_tokens", *_HOW_MUCH)  # keys of `data` that sa
 _WHERE = ("device", "threads")  # keys of `trainer` that measuring has
 
 
-def describe(folder: Path, settings: RunConfig, named: Sequence[str]) -> dict[str, Any]:
+def describe(found: FoundSAE, settings: RunConfig, named: Sequence[str]) -> dict[str, Any]:
     """The configuration that is recorded of an SAE from elsewhere. LM, hook point and context are those of its
-    cfg.json, unless the command line names them.
+    files, unless the command line names them.
 
     Args:
         settings: of the command.
@@ -38,11 +37,12 @@ def describe(folder: Path, settings: RunConfig, named: Sequence[str]) -> dict[st
     Raises:
         InputError: the folder holds no SAE, or does not say what of.
     """
+    folder = found.folder
     metadata = read_metadata(folder, settings.digest_memory)
     lm, data = _lm(folder, metadata, settings.lm, named), _data(folder, metadata, settings.data, named)
     trainer = asdict(settings.trainer)
     said = {key: metadata[key] for key in ("model_name", "hook_name", "context_size") if key in metadata}
-    origin = {"origin": str(folder.resolve()), "digest": digest_of(folder, settings.digest_memory), "says": said}
+    origin = {"origin": found.origin, "digest": digest_of(folder, settings.digest_memory), "says": said}
     return trimmed(
         {
             REFERENCE: origin | {"reads_like": {key: getattr(data, key) for key in _HOW_MUCH}},
@@ -67,25 +67,18 @@ def readable(record: Mapping[str, Any], settings: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != REFERENCE} | {"data": data | dict(record["data"])}
 
 
-def place_of(folder: Path, record: Mapping[str, Any], settings: RunConfig) -> RunFolder:
-    """Where its results go: named after the SAE's folder, its content, and what it is measured on."""
+def place_of(found: FoundSAE, record: Mapping[str, Any], settings: RunConfig) -> RunFolder:
+    """Where its results go: named after the SAE, its content, and what it is measured on."""
     read_on = {key: value for key, value in record["data"].items() if key != "store_dir"}
-    found = of_all([record[REFERENCE]["digest"], repr(sorted(record["lm"].items())), repr(sorted(read_on.items()))])
-    name = folder.resolve().parent.name if folder.name == "sae" else folder.resolve().name
-    return RunFolder(Path(settings.output_dir) / settings.name / f"{name}-{found[:8]}")
+    digest = of_all([record[REFERENCE]["digest"], repr(sorted(record["lm"].items())), repr(sorted(read_on.items()))])
+    return RunFolder(Path(settings.output_dir) / settings.name / f"{found.name}-{digest[:8]}")
 
 
-def digest_of(folder: Path, memory: Path) -> str:
-    """Of all that the SAE's folder holds."""
-    paths = sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors"))
-    return of_all([sha256(path, memory) for path in paths])
-
-
-def origin_of(folder: RunFolder) -> Path | None:
-    """Where the SAE lies that was measured into this folder, if it is one from elsewhere and its record can be read."""
+def origin_of(folder: RunFolder) -> str | None:
+    """Where the SAE is found that was measured into this folder, if it is from elsewhere and its record can be read."""
     try:
         record: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
-        return Path(record[REFERENCE]["origin"])
+        return str(record[REFERENCE]["origin"])
     except (OSError, KeyError, TypeError, ValueError, RecursionError, YAMLError, OmegaConfBaseException):
         return None
 
@@ -95,7 +88,7 @@ def _lm(folder: Path, metadata: Mapping[str, Any], lm: LMSettings, named: Sequen
         if f"lm.{key}" in named or "lm" in named:
             continue
         if not metadata.get(said):
-            raise InputError(f"lm.{key}", None, f"the LM's, as {folder}/cfg.json does not name it")
+            raise InputError(f"lm.{key}", None, f"the LM's, as the SAE's files in {folder} do not name it")
         lm = replace(lm, **{key: str(metadata[said])})
     return lm
 
@@ -105,16 +98,10 @@ def _data(folder: Path, metadata: Mapping[str, Any], data: DataSettings, named: 
     if not context or "data.context_length" in named:
         return data
     if not isinstance(context, int):
-        raise InputError("sae", folder, f"a cfg.json whose context_size is a number: {context!r}")
+        raise InputError("sae", folder, f"a context_size that is a number: {context!r}")
     return replace(data, context_length=context)
 
 
 def _sae(folder: Path) -> dict[str, Any]:
     """What is known of it by our names."""
-    config = read_object(folder / "cfg.json")
-    found: dict[str, Any] = {"architecture": str(config["architecture"])}
-    for key in ("d_in", "d_sae", "k"):
-        value = config.get(key)
-        if isinstance(value, (int, float)) and float(value).is_integer():  # SAELens writes a k of 32.0 too
-            found[key] = int(value)
-    return found
+    return {key: value for key, value in read_sizes(folder).items() if isinstance(value, (int, str))}
