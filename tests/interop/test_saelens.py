@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from masked_sae.errors import DamagedFileError, InputError
-from masked_sae.interop.saelens import check_sae, export_sae, load_sae, read_metadata
+from masked_sae.interop.saelens import READABLE, check_sae, export_sae, load_sae, read_metadata, read_sizes
 from masked_sae.saes import for_inference
 from support.architectures import ARCHITECTURES, trained
 
@@ -50,12 +50,23 @@ def test_what_was_saved_is_read_back_to_the_bit(kind: str, tmp_path: Path) -> No
     assert read_metadata(tmp_path / "sae") == metadata
 
 
-@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "topk"])
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "topk": [{"k": 5, "rescale_acts_by_decoder_norm": rescales} for rescales in (True, False)],
+    "abstopk": [{"k": 5, "rescale_acts_by_decoder_norm": rescales} for rescales in (True, False)],
+    "matching_pursuit": [
+        {"residual_threshold": 0.5},
+        {"residual_threshold": 0.0, "max_iterations": 7, "stop_on_duplicate_support": False},
+    ],
+}
+
+
+@pytest.mark.parametrize(("architecture", "options"), [(one, o) for one in READABLE for o in OPTIONS.get(one, [{}])])
 @pytest.mark.parametrize("subtracts", [True, False])
 @torch.no_grad()
-def test_saes_that_saelens_saved_encode_and_decode_as_there(architecture: str, subtracts: bool, tmp_path: Path) -> None:
+def test_saes_that_saelens_saved_encode_and_decode_as_there(
+    architecture: str, options: dict[str, Any], subtracts: bool, tmp_path: Path
+) -> None:
     sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
-    options = {"k": 5, "rescale_acts_by_decoder_norm": True} if architecture == "topk" else {}
     config = sae_lens.registry.get_sae_class(architecture)[1](
         d_in=16, d_sae=64, device="cpu", apply_b_dec_to_input=subtracts, **options
     )
@@ -63,12 +74,137 @@ def test_saes_that_saelens_saved_encode_and_decode_as_there(architecture: str, s
     generator = torch.Generator().manual_seed(2)
     for name, parameter in theirs.named_parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.1 if name == "r_mag" else 0.5))
+    if architecture == "matching_pursuit":
+        theirs.W_dec.copy_(torch.nn.functional.normalize(theirs.W_dec, dim=1))
     theirs.save_model(tmp_path)
     ours, _ = load_sae(tmp_path)
     x_BD = torch.randn(40, 16, generator=generator)
+    f_BF = ours.encode(x_BD)
+    assert (f_BF >= 0).all() and f_BF.shape[1] == read_sizes(tmp_path)["d_sae"]
+    if architecture == "abstopk":  # a latent of two signs there is two here
+        f_BF = f_BF[:, :64] - f_BF[:, 64:]
     # A JumpReLU of a negative threshold lets no negative latent through: its base is a ReLU.
-    torch.testing.assert_close(ours.encode(x_BD) > 0, theirs.encode(x_BD) > 0)
+    torch.testing.assert_close(f_BF, theirs.encode(x_BD), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours(x_BD), theirs(x_BD), rtol=1e-4, atol=1e-4)
+
+
+def test_all_that_saelens_registers_is_read_or_refused_by_name(tmp_path: Path) -> None:
+    registry = pytest.importorskip("sae_lens.registry", reason="the extra `peers` is not installed")
+    folder = foreign(tmp_path / "sae")
+    for name in {*registry.SAE_CLASS_REGISTRY, *registry.SAE_TRAINING_CLASS_REGISTRY} - set(READABLE):
+        change(folder, lambda config, name=name: config.update(architecture=name))
+        with pytest.raises(InputError, match=f"this is '{name}', [a-z]"):
+            check_sae(folder)
+
+
+OLDER = {"hook_point": "blocks.1.hook_resid_post", "model_name": "tiny", "context_size": 16, "d_in": 16, "d_sae": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({"activation_fn_str": "relu"}, ("b_enc",)),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 5}, "sae_lens_version": "4.0.3"}, ("b_enc",)),
+        ({"architecture": "gated", "apply_b_dec_to_input": False}, ("b_gate", "r_mag", "b_mag")),
+        ({"architecture": "jumprelu", "normalize_activations": False}, ("b_enc", "threshold")),
+        ({"scaling_factor": "ones"}, ("b_enc",)),
+    ],
+)
+@torch.no_grad()
+def test_folders_of_saelens_before_6_are_read_as_it_reads_them(
+    config: dict[str, Any], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"W_enc": (16, 64), "W_dec": (64, 16), "b_dec": (16,)} | dict.fromkeys(names, (64,))
+    weights = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
+    if config.pop("scaling_factor", None):
+        weights["scaling_factor"] = torch.ones(64)
+    save_file(weights, tmp_path / "sae_weights.safetensors")
+    (tmp_path / "cfg.json").write_text(json.dumps(OLDER | {"dtype": "float32", "device": "cpu"} | config))
+    ours, metadata = load_sae(tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(str(tmp_path))
+    x_BD = torch.randn(40, 16, generator=generator)
+    torch.testing.assert_close(ours.encode(x_BD), theirs.encode(x_BD), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours(x_BD), theirs(x_BD), rtol=1e-4, atol=1e-4)
+    assert (metadata["hook_name"], metadata["context_size"]) == (theirs.cfg.metadata.hook_name, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"activation_fn": "tanh-relu"}, "relu as activation_fn"),
+        ({"finetuning_scaling_factor": True}, "without finetuning_scaling_factor"),
+        ({"normalize_activations": True}, "expected_average_only_in': the factor .* is not in the folder"),
+        ({"hook_point": "blocks.1.attn.hook_z"}, "reshape_activations=none"),
+    ],
+)
+def test_what_folders_before_6_did_besides_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = foreign(tmp_path / "sae")
+    (folder / "cfg.json").write_text(json.dumps(OLDER | changes))
+    with pytest.raises(InputError, match=said):
+        check_sae(folder)
+
+
+@torch.no_grad()
+def test_a_threshold_that_saelens_left_at_the_scale_of_training_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its BatchTopK SAE as it is written after training on scaled activations: others are active than should be."""
+    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
+    config = sae_lens.BatchTopKTrainingSAEConfig(
+        d_in=16, d_sae=64, k=4, decoder_init_norm=0.5, normalize_activations="expected_average_only_in"
+    )
+    torch.manual_seed(0)
+    sae, scale = sae_lens.BatchTopKTrainingSAE(config), 0.1
+    sae.topk_threshold.fill_(0.2)
+    x_BD = torch.randn(40, 16, generator=torch.Generator().manual_seed(1)) / scale
+    sae.save_inference_model(tmp_path / "unscaled")
+    sae.fold_activation_norm_scaling_factor(scale)
+    sae.save_inference_model(tmp_path / "folded")
+    change(tmp_path / "unscaled", lambda config: config.update(normalize_activations="none"))
+    unscaled, folded = (load_sae(tmp_path / name)[0] for name in ("unscaled", "folded"))
+    assert "mended in 6.54.12" in capsys.readouterr().err
+    meant = (unscaled.encode(x_BD * scale) > 0).sum()
+    is_mended = sae_lens.__version__ >= "6.54.12"
+    assert ((folded.encode(x_BD) > 0).sum() == meant) == is_mended
+    for how in (
+        lambda c: c["metadata"].update(sae_lens_training_version="6.54.12"),
+        lambda c: c["metadata"].update(sae_lens_training_version="6.54.0", training_architecture="jumprelu"),
+        lambda c: c["metadata"].update(training_architecture="batchtopk"),
+    ):
+        (tmp_path / "folded" / "runner_cfg.json").write_text('{"sae": {"normalize_activations": "none"}}')
+        change(tmp_path / "folded", how)
+        load_sae(tmp_path / "folded")
+        assert capsys.readouterr().err == ""
+    (tmp_path / "folded" / "runner_cfg.json").write_text(
+        '{"sae": {"normalize_activations": "expected_average_only_in"}}'
+    )
+    load_sae(tmp_path / "folded")
+    assert "on scaled activations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"residual_threshold": -1},
+        {"residual_threshold": math.inf},
+        {"residual_threshold": "small"},
+        {"max_iterations": 0},
+        {"max_iterations": 10**9},
+        {"max_iterations": 2.5},
+        {"stop_on_duplicate_support": "yes"},
+    ],
+)
+def test_a_pursuit_without_an_end_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    weights = {"W_dec": torch.eye(16), "b_dec": torch.zeros(16)}
+    save_file(weights, tmp_path / "sae_weights.safetensors")
+    config = {"architecture": "matching_pursuit", "metadata": {"sae_lens_version": "6.54.0"}}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    check_sae(tmp_path)
+    (tmp_path / "cfg.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match=next(iter(changes))):
+        check_sae(tmp_path)
 
 
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:

@@ -88,11 +88,14 @@ class Hub:
         sha = self.branches.get(revision or "main", revision)
         if sha not in self.commits or kind not in ("", "revision", "tree"):
             return None
-        files = sorted(self.commits[sha].iterdir())
+        root = self.commits[sha]
+        files = sorted(path for path in root.rglob("*") if path.is_file())
         if kind == "tree":
-            listed = [{"type": "file", "path": f.name, **self.described(f, "oid", "oid")} for f in files]
+            listed = [
+                {"type": "file", "path": str(f.relative_to(root)), **self.described(f, "oid", "oid")} for f in files
+            ]
             return {"Content-Type": "application/json"}, json.dumps(listed).encode()
-        siblings = [{"rfilename": f.name, **self.described(f, "blobId", "sha256")} for f in files]
+        siblings = [{"rfilename": str(f.relative_to(root)), **self.described(f, "blobId", "sha256")} for f in files]
         about = {"id": NAME, "modelId": NAME, "sha": sha, "private": False, "tags": [], "siblings": siblings}
         return {"Content-Type": "application/json"}, json.dumps(about).encode()
 

@@ -186,25 +186,29 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
-    """The hook point is told only where the name of the submodule leaves no doubt."""
     trainer, buffer = _read_trainer(folder), _read_config(folder).get("buffer")
     for key in ("lm_name", "submodule_name"):
         if not isinstance(trainer.get(key), str | None):
             raise InputError("sae", folder, f"a text as {key} in {CONFIG}; this is {short(trainer[key])}")
-    layer, submodule = trainer.get("layer"), trainer.get("submodule_name")
-    named = None if submodule is None else _RESIDUAL.fullmatch(submodule)
-    if named is not None or (submodule is None and is_count(layer + 1 if isinstance(layer, int) else layer)):
-        layer = int(named[1]) if named is not None else layer
-        hook_name: str | None = f"blocks.{layer}.hook_resid_post"
-    else:
-        hook_name = None
+    buffer: dict[str, Any] = buffer if isinstance(buffer, dict) else {}
     told = {
         "model_name": trainer.get("lm_name"),
-        "hook_name": hook_name,
-        "context_size": buffer.get("ctx_len") if isinstance(buffer, dict) else None,
+        "hook_name": _hook_name(trainer, buffer),
+        "context_size": buffer.get("ctx_len"),
         "training_architecture": trainer.get("trainer_class"),
     }
     return {key: value for key, value in told.items() if value is not None}
+
+
+def _hook_name(trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> str | None:
+    """None where the submodule is another than a block, or its input was read."""
+    layer, submodule = trainer.get("layer"), trainer.get("submodule_name")
+    if buffer.get("io", "out") != "out":
+        return None
+    if submodule is not None:
+        named = _RESIDUAL.fullmatch(submodule)
+        return None if named is None else f"blocks.{int(named[1])}.hook_resid_post"
+    return f"blocks.{layer}.hook_resid_post" if layer == 0 or is_count(layer) else None
 
 
 def _check_shapes(folder: Path, kind: _Class, weights: Weights, D: int, F: int) -> None:
@@ -213,7 +217,7 @@ def _check_shapes(folder: Path, kind: _Class, weights: Weights, D: int, F: int) 
         found = weights.get(name)
         if found is None or tuple(found.shape) != shape:
             has = "none" if found is None else list(found.shape)
-            raise InputError("sae", folder, f"{name} of {list(shape)} in {WEIGHTS}; it has {has}")
+            raise InputError("sae", folder, f"{name} of {short(list(shape))} in {WEIGHTS}; it has {has}")
         if not found.is_floating_point():
             raise InputError("sae", folder, f"numbers with a fraction as {name} in {WEIGHTS}; they are {found.dtype}")
     for name in weights.keys() - kind.shapes.keys() - set(kind.may_have):

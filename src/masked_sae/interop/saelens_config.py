@@ -187,7 +187,7 @@ def _check_kinds(folder: Path, config: Mapping[str, Any], metadata: Mapping[str,
 def _pursuit(folder: Path, config: Mapping[str, Any]) -> Pursuit:
     least, most = config.get("residual_threshold", 1e-2), config.get("max_iterations")
     if config["architecture"] == "matching_pursuit":
-        if not is_number(least) or not 0 <= least < float("inf"):
+        if not is_number(least) or not 0 <= least < 1e30:
             raise InputError("sae", folder, f"0 or more as residual_threshold in {CONFIG}; this is {short(least)}")
         if most is not None and not is_count(most):
             raise InputError("sae", folder, f"a whole number above 0 as max_iterations; this is {short(most)}")
