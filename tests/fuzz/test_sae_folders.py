@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save_file
 
 from masked_sae.errors import DamagedFileError, InputError
+from masked_sae.interop.dictionary_learning import READABLE as DICT_CLASSES
+from masked_sae.interop.loading import load_sae as load_any
 from masked_sae.interop.saelens import READABLE, check_sae, export_sae, load_sae, read_metadata
 from masked_sae.saes import for_inference
 from support.architectures import trained
@@ -28,13 +30,17 @@ values = st.recursive(
 )
 FIELDS = [
     "architecture", "k", "d_in", "d_sae", "dtype", "apply_b_dec_to_input", "rescale_acts_by_decoder_norm",
-    "normalize_activations", "reshape_activations", "metadata",
+    "normalize_activations", "reshape_activations", "metadata", "activation_fn", "activation_fn_kwargs", "hook_point",
+    "residual_threshold", "max_iterations", "stop_on_duplicate_support", "finetuning_scaling_factor",
 ]  # fmt: skip
 changes = st.dictionaries(
     st.sampled_from(FIELDS), st.one_of(values, st.sampled_from(READABLE), st.sampled_from(["none", 16, 64])), max_size=3
 )
 metadata = st.dictionaries(
-    st.sampled_from(["model_name", "hook_name", "masked_sae_weights_sha256", "masked_sae_cfg_digest"]), values
+    st.sampled_from(
+        ["model_name", "hook_name", "masked_sae_weights_sha256", "masked_sae_cfg_digest", "sae_lens_version"]
+    ),
+    values,
 )
 
 
@@ -157,5 +163,32 @@ def test_tensors(examples: int, original: Any, tmp_path: Path) -> None:
         folder = write(tmp_path / "sae", {"architecture": architecture, "k": 4, "d_in": 16, "d_sae": 64}, b"")
         save_file(changed, folder / "sae_weights.safetensors")
         loads_or_one_line(folder)
+
+    holds()
+
+
+@budgets
+def test_bytes_and_fields_of_dictionary_learning(examples: int, original: Any, tmp_path: Path) -> None:
+    saved = Path(__file__).parents[1] / "interop" / "dictionary_learning" / "topk"
+    weights, config = (saved / "ae.pt").read_bytes(), json.loads((saved / "config.json").read_text())
+    fields = st.sampled_from([*config["trainer"], "dict_class", "k", "activation_dim", "dict_size", "submodule_name"])
+
+    @settings(max_examples=examples, **EVERYWHERE)
+    @given(st.data(), st.dictionaries(fields, st.one_of(values, st.sampled_from(DICT_CLASSES)), max_size=2))
+    def holds(data: st.DataObject, changed: dict[str, Any]) -> None:
+        whole = bytearray(weights)
+        for _ in range(data.draw(st.integers(0, 3))):
+            whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+        cut = whole[: data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))]
+        folder = tmp_path / "theirs"
+        folder.mkdir(exist_ok=True)
+        (folder / "ae.pt").write_bytes(cut)
+        (folder / "config.json").write_text(json.dumps({**config, "trainer": {**config["trainer"], **changed}}))
+        try:
+            sae, _ = load_any(folder)
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 700
+        else:
+            assert sae(torch.zeros(2, sae.d_in)).shape == (2, sae.d_in)
 
     holds()

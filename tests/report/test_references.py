@@ -40,13 +40,22 @@ def of_now() -> dict[str, Any]:
     return {"reference": {"origin": "/downloads/somebody's"}, "config": RECORD}
 
 
+def of_dictionary_learning() -> dict[str, Any]:
+    """Its `k` and its class are called as ours are, or nearly so."""
+    sae = {"architecture": "MatryoshkaBatchTopKSAE", "d_in": 64, "d_sae": 512, "k": 32}
+    origin = "somebody/saes/resid_post_layer_8/trainer_0@0123abc"
+    return {"reference": {"origin": origin}, "config": RECORD | {"sae": sae}}
+
+
 def of_before() -> dict[str, Any]:
     """As an earlier version left it: its command's defaults, or what the training's arguments were."""
     settings = compose(["mask=token", "mask.token.rate=0.1", "sae.k=16"])
     return {"config": asdict(settings)}
 
 
-@pytest.mark.parametrize("results", [of_now(), of_before()], ids=["now", "before"])
+@pytest.mark.parametrize(
+    "results", [of_now(), of_dictionary_learning(), of_before()], ids=["now", "dictionary_learning", "before"]
+)
 def test_what_is_found_of_the_runs_is_the_same_without_it(tmp_path: Path, results: dict[str, Any]) -> None:
     make_sweep(tmp_path / "sweep", effect={"core/explained_variance": -0.1}, only=("core/explained_variance",))
     without = read_runs([tmp_path / "sweep"])

@@ -7,13 +7,18 @@ from shutil import copytree, rmtree
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from masked_sae.errors import InputError
+from masked_sae.interop.loading import load_sae
+from masked_sae.interop.saelens import export_sae
 from masked_sae.runs.checkpoint import LAST, load_checkpoint
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.state import read_state, write_state
+from masked_sae.saes import for_inference
 from masked_sae.training.train_pack import train_pack
 from masked_sae.training.train_run import train_run
+from support.architectures import trained
 from support.composing import small_config
 from support.damage import Damage
 from support.processes import assert_same_run
@@ -119,3 +124,58 @@ def test_a_damaged_checkpoint_is_refused_before_there_is_a_folder(make: Make, fo
 def test_another_architecture_or_size_is_named(other: str, make: Make) -> None:
     with pytest.raises(InputError, match=r"sae=\w+ sae\.d_sae=\d+, as this one is; it is one of sae=matryoshka"):
         make(other)
+
+
+SAVED = Path(__file__).parents[1] / "interop" / "dictionary_learning"
+
+
+@pytest.mark.parametrize(("architecture", "saved"), [("jumprelu", "jumprelu"), ("topk", "topk"), ("gated", "gated")])
+def test_without_a_step_that_counts_it_is_the_sae_of_somebody_else_that_it_began_with(
+    architecture: str, saved: str, make: Make
+) -> None:
+    """What is exported computes as that did, though it was trained at a scale of its own."""
+    settings = [f"sae={architecture}", "sae.d_sae=24", "optim.lr=1e-12", "sae.calibrate=none", "eval=none"]
+    run = make(*settings, source=SAVED / saved)
+    assert train_run(run).status == "done"
+    (theirs, _), (ours, _) = load_sae(SAVED / saved), load_sae(run.folder.sae)
+    x_BD = load_file(SAVED / "encodings.safetensors")["x"]
+    torch.testing.assert_close(ours.encode(x_BD), theirs.encode(x_BD), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours(x_BD), theirs(x_BD), rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_is_named_for_the_content_of_the_sae_that_it_begins_with(make: Make, tmp_path: Path) -> None:
+    settings = ["sae=topk", "sae.d_sae=24"]
+    first = make(*settings, source=SAVED / "topk")
+    copied = make(*settings, source=copytree(SAVED / "topk", tmp_path / "copied"))
+    other = make(*settings, source=SAVED / "batch_topk")
+    assert first.folder.run_id == copied.folder.run_id != other.folder.run_id
+
+
+@pytest.mark.parametrize(
+    ("saved", "settings", "said"),
+    [
+        ("topk", ["sae=topk"], "an SAE of sae.d_sae=64, as this run's is; it has 24 latents"),
+        ("nowhere", ["sae=topk"], "the folder of a run that is done, or an SAE: a folder that exists, or a name"),
+    ],
+)
+def test_an_sae_of_another_size_or_none_is_refused_before_anything_is_made(
+    saved: str, settings: list[str], said: str, make: Make, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said) as info:
+        make(*settings, source=SAVED / saved)
+    assert info.value.key == "init_from" and not (tmp_path / "runs" / "runs").exists()
+
+
+def test_what_the_architecture_cannot_say_is_refused_before_there_is_a_folder(make: Make) -> None:
+    run = make("sae=relu", "sae.d_sae=24", source=SAVED / "topk")
+    with pytest.raises(InputError, match="sae=relu can go on from, of latents that are active where they are positive"):
+        train_run(run)
+    assert not run.folder.path.exists()
+
+
+def test_an_sae_of_other_activations_is_refused_before_there_is_a_folder(make: Make, tmp_path: Path) -> None:
+    export_sae(tmp_path / "sae", for_inference(trained("topk"), 1.0), {})
+    run = make("sae=topk", source=tmp_path / "sae")
+    with pytest.raises(InputError, match=r"of d_in 32 and sae\.d_sae=64, as they are here; it has 16 and 64"):
+        train_run(run)
+    assert not run.folder.path.exists()

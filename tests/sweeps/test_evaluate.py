@@ -13,15 +13,19 @@ from omegaconf import OmegaConf
 
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError
+from masked_sae.interop.saelens import export_sae
 from masked_sae.report.build import write_report
+from masked_sae.report.design import read_design
 from masked_sae.report.runs_table import flat, read_runs
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.run import make_run
+from masked_sae.saes import for_inference
 from masked_sae.sweeps import measure
 from masked_sae.sweeps.evaluate import evaluate_folders
 from masked_sae.training.assemble import LMAndText, load_lm_and_text
 from masked_sae.training.evaluation import unmeasured
 from masked_sae.training.train_run import train_run
+from support.architectures import trained
 from support.composing import ROOT, small_config, small_overrides
 
 pytestmark = pytest.mark.slow
@@ -155,6 +159,41 @@ def test_an_sae_from_elsewhere_is_measured_again_from_where_it_lies_and_with_a_s
     shutil.rmtree(origin)
     with pytest.raises(InputError, match=f"still in {origin.resolve()}"):
         evaluate_folders("sae", [folder], core, [])
+
+
+SAVED = Path(__file__).parents[1] / "interop" / "dictionary_learning"
+
+
+def test_an_sae_of_dictionary_learning_is_measured_and_shown_beside_and_in_no_arm(
+    config: RunConfig, run: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    settings = replace(settings_for(config, neox_folder, corpus_folder, tmp_path), name=run.path.parent.name)
+    core = replace(settings, eval=replace(settings.eval, families=["core"]))
+    evaluate_folders("sae", [run.path], core, [])
+    without = read_design(read_runs([run.path.parent]))
+    overrides = [f"lm.name={neox_folder}"]  # what the files name is not here
+    evaluate_folders("sae", [str(SAVED / "batch_topk")], core, overrides)
+    (folder,) = run.path.parent.glob("batch_topk-*")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["metrics"]["core/l0"] > 0 and results["reference"]["origin"] == str(SAVED / "batch_topk")
+    assert results["reference"]["says"] == {
+        "model_name": "somebody/an-lm", "hook_name": "blocks.1.hook_resid_post", "context_size": 16
+    }  # fmt: skip
+    assert results["config"]["sae"] == {"architecture": "BatchTopKSAE", "d_in": 32, "d_sae": 24, "k": 4}
+    runs = read_runs([run.path.parent])
+    assert list(runs.references["run_id"]) == [folder.name] and list(runs.table["folder"]) == [run.path]
+    design = read_design(runs)
+    assert (design.arms, design.strata, design.sparsities) == (without.arms, without.strata, without.sparsities)
+    assert folder.name in write_report([run.path.parent]).read_text()
+
+
+def test_an_sae_for_other_activations_is_told_in_one_line(
+    config: RunConfig, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    export_sae(tmp_path / "narrow", for_inference(trained("topk"), 1.0), {"model_name": str(neox_folder)})
+    settings = settings_for(config, neox_folder, corpus_folder, tmp_path)
+    with pytest.raises(InputError, match=r"sae=.*narrow: expected an SAE for the 32 dimensions of .*: this one has 16"):
+        evaluate_folders("sae", [tmp_path / "narrow"], settings, ["lm.hook_name=blocks.1.hook_resid_post"])
 
 
 @pytest.mark.parametrize("lost", ["data.store_dir", "data", "lm.hook_name", "sae", "mask"])

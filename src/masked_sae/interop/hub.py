@@ -65,8 +65,11 @@ def download(name: HubName) -> tuple[Path, HubName]:
 def _snapshot(name: HubName) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import logging
 
     patterns = [f"{name.folder}/{file}" if name.folder else file for file in FILES]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that none of the files is there is said by whoever looks for them
     try:
         return Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns))
     except GatedRepoError:
@@ -79,6 +82,8 @@ def _snapshot(name: HubName) -> Path:
         ) from None
     except Exception as error:  # noqa: BLE001 - each version of the hub's client has its own errors of the network
         raise InputError("sae", name, _unreachable(name, error)) from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _unreachable(name: HubName, error: Exception) -> str:

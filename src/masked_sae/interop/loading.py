@@ -110,4 +110,5 @@ def _is_folder(source: str | Path) -> bool:
     try:
         return bool(str(source)) and Path(source).expanduser().is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long, out of bounds, of a user who is not there
-        raise InputError("sae", source, f"a folder that can be read, or a hub name ({first_line(error)})") from error
+        why = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise InputError("sae", source, f"a folder that can be read, or a hub name ({why})") from error
