@@ -102,7 +102,7 @@ class RunConfig(MeasuringConfig):
     mask: dict[str, MaskSettings]
     sae: SAESettings
     optim: OptimSettings
-    init_from: str | None = neutral(None)  # folder of a run that is done, whose SAE this one begins with
+    init_from: str | None = neutral(None)  # a run that is done, or an SAE of anybody's, that this one begins with
     objective: Any = neutral(None)  # noqa: RUF009 - a field; a metric that a search looks for, or several
 
 
