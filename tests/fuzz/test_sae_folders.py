@@ -15,7 +15,8 @@ from safetensors.torch import load, save_file
 from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.interop.dictionary_learning import READABLE as DICT_CLASSES
 from masked_sae.interop.loading import load_sae as load_any
-from masked_sae.interop.saelens import READABLE, check_sae, export_sae, load_sae, read_metadata
+from masked_sae.interop.saelens import check_sae, export_sae, load_sae, read_metadata
+from masked_sae.interop.saelens_config import READABLE
 from masked_sae.saes import for_inference
 from support.architectures import trained
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from masked_sae.errors import DamagedFileError, InputError
-from masked_sae.interop.saelens import READABLE, check_sae, export_sae, load_sae, read_metadata, read_sizes
+from masked_sae.interop.saelens import check_sae, export_sae, load_sae, read_metadata, read_sizes
+from masked_sae.interop.saelens_config import READABLE
 from masked_sae.saes import for_inference
 from support.architectures import ARCHITECTURES, trained
 

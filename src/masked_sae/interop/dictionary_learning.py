@@ -150,7 +150,8 @@ def read_sizes(folder: Path) -> dict[str, Any]:
     """`architecture`, the library's name of its class; `d_in`, `d_sae` and `k`, as far as they are told."""
     trainer = _read_trainer(folder)
     sizes = {"architecture": "dict_class", "d_in": "activation_dim", "d_sae": "dict_size", "k": "k"}
-    return {ours: trainer[theirs] for ours, theirs in sizes.items() if trainer.get(theirs) is not None}
+    told = {ours: trainer[theirs] for ours, theirs in sizes.items() if trainer.get(theirs) is not None}
+    return {key: int(value) if is_count(value) else value for key, value in told.items()}
 
 
 def files_of(folder: Path) -> list[Path]:

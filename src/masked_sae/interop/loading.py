@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from masked_sae.digests import of_all, sha256
 from masked_sae.errors import InputError, first_line
 from masked_sae.interop import dictionary_learning, hub, saelens
+from masked_sae.interop.saelens_config import CONFIG
 from masked_sae.saes import InferenceSAE
 
 
@@ -33,7 +34,7 @@ def find_sae(source: str | Path) -> FoundSAE:
     Raises:
         InputError: there is no such folder, or the hub has no such SAE.
     """
-    if _is_folder(source):
+    if is_folder(source):
         folder = Path(source).expanduser()
         if not _holds_sae(folder) and _holds_sae(folder / "sae"):
             folder /= "sae"
@@ -46,6 +47,19 @@ def find_sae(source: str | Path) -> FoundSAE:
     if not _holds_sae(folder):
         raise InputError("sae", source, "owner/repo/folder of an SAE: " + _holds_none(pinned))
     return FoundSAE(folder, (pinned.folder or pinned.repo).rpartition("/")[2], str(pinned))
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether a name is that of a folder here, which goes before one of the hub's.
+
+    Raises:
+        InputError: it is none that can be looked for.
+    """
+    try:
+        return bool(str(source)) and Path(source).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, out of bounds, of a user who is not there
+        why = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise InputError("sae", source, f"a folder that can be read, or a hub name ({why})") from error
 
 
 def load_sae(source: str | Path, memory: Path | None = None) -> tuple[InferenceSAE, dict[str, Any]]:
@@ -95,20 +109,13 @@ class _Format(Protocol):
 
 
 def _format_of(folder: Path) -> _Format:
-    return dictionary_learning if dictionary_learning.is_one(folder) else saelens
+    theirs = not (folder / CONFIG).is_file() and dictionary_learning.is_one(folder)
+    return dictionary_learning if theirs else saelens
 
 
 def _holds_sae(folder: Path) -> bool:
-    return (folder / "cfg.json").is_file() or dictionary_learning.is_one(folder)
+    return (folder / CONFIG).is_file() or dictionary_learning.is_one(folder)
 
 
 def _holds_none(name: hub.HubName) -> str:
     return f"{name} holds neither cfg.json with sae_weights.safetensors nor config.json with ae.pt"
-
-
-def _is_folder(source: str | Path) -> bool:
-    try:
-        return bool(str(source)) and Path(source).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, out of bounds, of a user who is not there
-        why = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise InputError("sae", source, f"a folder that can be read, or a hub name ({why})") from error

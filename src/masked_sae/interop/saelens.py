@@ -11,12 +11,10 @@ from masked_sae.digests import of_all, sha256
 from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.files import folder_aside, remove_leftovers, write_json
 from masked_sae.interop.forms import check_computable, is_count
-from masked_sae.interop.saelens_config import CONFIG, READABLE, SAELensConfig, read_config
+from masked_sae.interop.saelens_config import CONFIG, SAELensConfig, read_config
 from masked_sae.interop.saelens_version import tell_doubt
 from masked_sae.interop.saelens_weights import WEIGHTS, assemble, check_weights
 from masked_sae.saes import InferenceSAE
-
-__all__ = ["READABLE"]
 
 _FORMAT_VERSION = "6.54.0"  # of SAELens; below 6 it would read another format
 

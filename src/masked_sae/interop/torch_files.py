@@ -54,14 +54,14 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if len(entries) > _MOST_ENTRIES or len({entry.filename for entry in entries}) != len(entries):
+            if len(entries) > _MOST_ENTRIES or len({entry.filename.lower() for entry in entries}) != len(entries):
                 raise _refused(path, f"{path.name} with at most {_MOST_ENTRIES} entries, each of its own name")
             whole = path.stat().st_size
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
                 sum(entry.file_size for entry in entries) > whole
             ):
                 raise _refused(path, f"{path.name} as torch.save writes it: its entries claim more than is there")
-            (pickle,) = (entry for entry in entries if entry.filename.endswith("/data.pkl"))
+            (pickle,) = (entry for entry in entries if entry.filename.lower().endswith("/data.pkl"))
             if pickle.file_size > _LARGEST_PICKLE:
                 raise _refused(path, f"{path.name} of tensors alone: its index has {pickle.file_size} bytes")
             named = set(_names(archive.read(pickle)))

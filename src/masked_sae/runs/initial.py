@@ -11,7 +11,7 @@ from torch import Tensor
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.config import RunConfig
 from masked_sae.errors import DamagedFileError, InputError, notice
-from masked_sae.interop.loading import digest_of, find_sae, load_sae, read_metadata, read_sizes
+from masked_sae.interop.loading import digest_of, find_sae, is_folder, load_sae, read_metadata, read_sizes
 from masked_sae.interop.saelens import weights_digest
 from masked_sae.randomness import torch_generator
 from masked_sae.runs.checkpoint import load_checkpoint
@@ -77,7 +77,12 @@ def as_initial(config: RunConfig, sae: InferenceSAE, statistics: ActivationStati
 
 def _former_run(config: RunConfig) -> RunFolder | None:
     """The run of one's own; None for an SAE from elsewhere."""
-    folder = RunFolder(Path(config.init_from or "").expanduser())
+    try:
+        if not config.init_from or not is_folder(config.init_from):
+            return None
+    except InputError as error:
+        raise _no_initial(config, error) from None
+    folder = RunFolder(Path(config.init_from).expanduser())
     return folder if folder.config.exists() or folder.state.exists() else None
 
 

@@ -11,7 +11,7 @@ from yaml import YAMLError
 from masked_sae.config import RunConfig, check_measuring, recorded_config
 from masked_sae.errors import DamagedFileError, InputError, one_line
 from masked_sae.evals.texts.task_settings import check_tasks
-from masked_sae.interop.loading import digest_of, find_sae
+from masked_sae.interop.loading import digest_of, find_sae, is_folder
 from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.results import REFERENCE, is_old_reference, read_results
@@ -87,19 +87,25 @@ def _why_unmeasurable(folder: RunFolder) -> str:
 
 def _find_run(source: str | Path, settings: RunConfig, overrides: Sequence[str]) -> Run:
     """Of a run's folder, its sae/ folder, an SAE from elsewhere, or the folder that one was measured into."""
+    if not is_folder(source):
+        return _find_foreign(source, settings, overrides)
     folder = Path(source).expanduser()
     run = RunFolder(folder.parent if folder.name == "sae" and (folder.parent / "config.yaml").exists() else folder)
     if not run.config.exists():
-        found = find_sae(source)
-        record = describe(found, settings, _keys(overrides))
-        place = place_of(found, record, settings)
-        return _recorded(place, OmegaConf.create(record), settings, overrides, origin=found.folder)
+        return _find_foreign(source, settings, overrides)
     origin = origin_of(run)
     if origin is not None:
         return _run_in(run, settings, overrides, _found_again(run, origin, settings))
     if not run.sae.is_dir():
         raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
     return _run_in(run, settings, overrides, None)
+
+
+def _find_foreign(source: str | Path, settings: RunConfig, overrides: Sequence[str]) -> Run:
+    found = find_sae(source)
+    record = describe(found, settings, _keys(overrides))
+    place = place_of(found, record, settings)
+    return _recorded(place, OmegaConf.create(record), settings, overrides, origin=found.folder)
 
 
 def _found_again(folder: RunFolder, origin: str, settings: RunConfig) -> Path:
