@@ -42,57 +42,51 @@ def hub(repository: Path) -> Generator[Hub]:
 
 LOAD = """
 from masked_sae.interop.loading import find_sae, load_sae
-found = find_sae({source!r})
-sae, metadata = load_sae({source!r})
-print(found.name, found.origin, sae.d_in, sae.d_sae)
+told = []
+for source in {sources!r}:
+    found = find_sae(source)
+    sae, metadata = load_sae(source)
+    told.append(f"{{found.name}} {{found.origin}} {{sae.d_in}} {{sae.d_sae}}")
+print("; ".join(told))
 """
-
-
-@pytest.mark.parametrize(
-    ("source", "name", "origin", "sizes"),
-    [
-        (NAME, "an-lm", f"{NAME}@{commit(1)}", "16 64"),
-        (f"{NAME}/of_ours/k16@v1", "k16", f"{NAME}/of_ours/k16@{commit(1)}", "16 64"),
-        (f"{NAME}/theirs/trainer_0", "trainer_0", f"{NAME}/theirs/trainer_0@{commit(1)}", "32 24"),
-    ],
-)
-def test_a_name_on_the_hub_is_downloaded_and_found_again_without_it(
-    source: str, name: str, origin: str, sizes: str, hub: Hub, tmp_path: Path
-) -> None:
-    told = python(LOAD.format(source=source), tmp_path / "home", HF_ENDPOINT=hub.url, HF_HUB_DISABLE_PROGRESS_BARS="1")
-    assert told == f"{name} {origin} {sizes}"
-    assert not any("checkpoints" in asked for asked in hub.asked if "/resolve/" in asked)
-    hub.close()
-    offline = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    assert python(LOAD.format(source=origin), tmp_path / "home", **offline) == told
-
-
 REFUSED = """
 from masked_sae.interop.loading import load_sae
-try:
-    load_sae({source!r})
-except Exception as error:
-    print(type(error).__name__, error)
+told = []
+for source in {sources!r}:
+    try:
+        load_sae(source)
+    except Exception as error:
+        told.append(f"{{type(error).__name__}} {{error}}")
+print("; ".join(told))
 """
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("somebody/nothing", "or a name that the hub has: it has no somebody/nothing"),
-        (f"{NAME}@v9", f"a branch, tag or commit of {NAME} after the @"),
-        (f"{NAME}/theirs", "holds neither cfg.json with sae_weights.safetensors nor config.json with ae.pt"),
-    ],
-)
-def test_what_the_hub_has_not_is_told_in_one_line(source: str, said: str, hub: Hub, tmp_path: Path) -> None:
-    told = python(
-        REFUSED.format(source=source), tmp_path / "home", HF_ENDPOINT=hub.url, HF_HUB_DISABLE_PROGRESS_BARS="1"
-    )
-    assert told.startswith(f"InputError sae={source}") and said in told
+def test_a_name_on_the_hub_is_downloaded_and_found_again_without_it(hub: Hub, tmp_path: Path) -> None:
+    at, home = commit(1), tmp_path / "home"
+    sources = (NAME, f"{NAME}/of_ours/k16@v1", f"{NAME}/theirs/trainer_0")
+    origins = [f"{NAME}@{at}", f"{NAME}/of_ours/k16@{at}", f"{NAME}/theirs/trainer_0@{at}"]
+    told = python(LOAD.format(sources=sources), home, HF_ENDPOINT=hub.url, **QUIET)
+    assert told == f"an-lm {origins[0]} 16 64; k16 {origins[1]} 16 64; trainer_0 {origins[2]} 32 24"
+    assert not any("checkpoints" in asked for asked in hub.asked if "/resolve/" in asked)
+    hub.close()
+    assert python(LOAD.format(sources=origins), home, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1", **QUIET) == told
+
+
+def test_what_the_hub_has_not_is_told_in_one_line(hub: Hub, tmp_path: Path) -> None:
+    refused = {
+        "somebody/nothing": "or a name that the hub has: it has no somebody/nothing",
+        f"{NAME}@v9": f"a branch, tag or commit of {NAME} after the @",
+        f"{NAME}/theirs": "holds neither cfg.json with sae_weights.safetensors nor config.json with ae.pt",
+    }
+    script = REFUSED.format(sources=tuple(refused))
+    lines = python(script, tmp_path / "home", HF_ENDPOINT=hub.url, **QUIET).split("; ")
+    for line, (source, said) in zip(lines, refused.items(), strict=True):
+        assert line.startswith(f"InputError sae={source}") and said in line
 
 
 def test_without_a_hub_what_is_not_in_the_cache_is_told(tmp_path: Path) -> None:
-    told = python(REFUSED.format(source="somebody/an-sae/k16"), tmp_path / "home", HF_HUB_OFFLINE="1")
+    told = python(REFUSED.format(sources=("somebody/an-sae/k16",)), tmp_path / "home", HF_HUB_OFFLINE="1")
     assert told == (
         "InputError sae=somebody/an-sae/k16: expected a folder, or an SAE that was downloaded before: "
         "HF_HUB_OFFLINE is set, and the hub's cache has none"

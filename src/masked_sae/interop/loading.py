@@ -45,7 +45,9 @@ def find_sae(source: str | Path) -> FoundSAE:
         raise InputError("sae", source, "a folder that exists, or a name on the hub such as owner/repo/folder")
     folder, pinned = hub.download(name)
     if not _holds_sae(folder):
-        raise InputError("sae", source, "owner/repo/folder of an SAE: " + _holds_none(pinned))
+        files = "neither cfg.json with sae_weights.safetensors nor config.json with ae.pt"
+        valid = f"owner/repo/folder of an SAE: {pinned} holds {files}, as far as it can be had"
+        raise InputError("sae", source, valid)
     return FoundSAE(folder, (pinned.folder or pinned.repo).rpartition("/")[2], str(pinned))
 
 
@@ -115,7 +117,3 @@ def _format_of(folder: Path) -> _Format:
 
 def _holds_sae(folder: Path) -> bool:
     return (folder / CONFIG).is_file() or dictionary_learning.is_one(folder)
-
-
-def _holds_none(name: hub.HubName) -> str:
-    return f"{name} holds neither cfg.json with sae_weights.safetensors nor config.json with ae.pt"
