@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from masked_sae.activations.scale import measure_statistics
 from masked_sae.activations.stream import Point
 from masked_sae.config import all_settings
 from masked_sae.runs.run import Run, make_run
 from masked_sae.training.assemble import find_device, load_parts, make_stream
-from masked_sae.training.train_pack import measure_statistics
 from support.composing import small_config
 from support.sides import OTHERWISE
 
