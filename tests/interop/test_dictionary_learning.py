@@ -113,6 +113,20 @@ def test_an_archive_that_grows_when_it_is_read_is_refused(folder: Path) -> None:
     refuse(folder, "its entries claim more than is there")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_what_torch_would_read_in_place_of_the_archive_that_was_looked_at_is_refused(
+    before: bool, folder: Path
+) -> None:
+    """A file of before archives in front of one: torch reads that, zipfile the archive. And two archives in a file."""
+    whole, made = (folder / "ae.pt").read_bytes(), folder / "made"
+    torch.save(Runs(Path.touch, made), folder / "other.pt", _use_new_zipfile_serialization=not before)
+    (folder / "ae.pt").write_bytes((folder / "other.pt").read_bytes() + whole)
+    refuse(folder, "an archive and nothing else")
+    (folder / "ae.pt").write_bytes(whole + (folder / "other.pt").read_bytes())
+    refuse(folder, "an archive and nothing else")
+    assert not made.exists()
+
+
 def test_a_storage_shorter_than_its_index_says_is_told(folder: Path) -> None:
     with zipfile.ZipFile(folder / "ae.pt") as archive:
         entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}

@@ -5,6 +5,7 @@ read as a list of instructions first, and refused if it names more than what ten
 its own safe mode.
 """
 
+import os
 import pickletools
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from masked_sae.errors import InputError, first_line
 
 _LARGEST_PICKLE = 1 << 20  # bytes; of the names and shapes of a few tensors
 _MOST_ENTRIES = 256
+_BEGIN, _END = b"PK\x03\x04", b"PK\x05\x06"  # of an archive's first entry, and of its last record
+_END_BYTES = 22  # of that record, without a comment
 _NEEDED = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -53,17 +56,7 @@ def check_archive(path: Path) -> None:
     """Sizes, and what the pickle names, before a byte of it is acted on."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if len(entries) > _MOST_ENTRIES or len({entry.filename.lower() for entry in entries}) != len(entries):
-                raise _refused(path, f"{path.name} with at most {_MOST_ENTRIES} entries, each of its own name")
-            whole = path.stat().st_size
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
-                sum(entry.file_size for entry in entries) > whole
-            ):
-                raise _refused(path, f"{path.name} as torch.save writes it: its entries claim more than is there")
-            (pickle,) = (entry for entry in entries if entry.filename.lower().endswith("/data.pkl"))
-            if pickle.file_size > _LARGEST_PICKLE:
-                raise _refused(path, f"{path.name} of tensors alone: its index has {pickle.file_size} bytes")
+            pickle = _find_pickle(path, archive)
             named = set(_names(archive.read(pickle)))
     except InputError:
         raise
@@ -73,6 +66,28 @@ def check_archive(path: Path) -> None:
         raise _refused(path, f"{path.name} as torch.save writes it ({first_line(error)[:80]})") from error
     for name in sorted(named - _NEEDED):
         raise _refused(path, f"{path.name} of tensors alone: it names {name[:80]!a}, and nothing of it was run")
+
+
+def _find_pickle(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """The one that torch will read, too: nothing stands before the archive or after it, and no name is there twice, in
+    whatever case.
+    """
+    entries = archive.infolist()
+    with path.open("rb") as file:
+        begins_with = file.read(len(_BEGIN))
+        file.seek(-_END_BYTES, os.SEEK_END)
+        ends_with = file.read(len(_END))
+    if (begins_with, ends_with) != (_BEGIN, _END) or min(entry.header_offset for entry in entries) != 0:
+        raise _refused(path, f"{path.name} as torch.save writes it: an archive and nothing else")
+    if len(entries) > _MOST_ENTRIES or len({entry.filename.lower() for entry in entries}) != len(entries):
+        raise _refused(path, f"{path.name} with at most {_MOST_ENTRIES} entries, each of its own name")
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise _refused(path, f"{path.name} as torch.save writes it: its entries claim more than is there")
+    (pickle,) = (entry for entry in entries if entry.filename.lower().endswith("/data.pkl"))
+    if pickle.file_size > _LARGEST_PICKLE:
+        raise _refused(path, f"{path.name} of tensors alone: its index has {pickle.file_size} bytes")
+    return pickle
 
 
 def _names(pickle: bytes) -> Iterator[str]:
