@@ -187,11 +187,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
-    trainer, buffer = _read_trainer(folder), _read_config(folder).get("buffer")
+    trainer, told_buffer = _read_trainer(folder), _read_config(folder).get("buffer")
     for key in ("lm_name", "submodule_name"):
         if not isinstance(trainer.get(key), str | None):
             raise InputError("sae", folder, f"a text as {key} in {CONFIG}; this is {short(trainer[key])}")
-    buffer: dict[str, Any] = buffer if isinstance(buffer, dict) else {}
+    buffer: dict[str, Any] = told_buffer if isinstance(told_buffer, dict) else {}
     told = {
         "model_name": trainer.get("lm_name"),
         "hook_name": _hook_name(trainer, buffer),
