@@ -1,11 +1,13 @@
 """Settings as `conf/` has them, changed by name: what a command line sets, for programs."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from masked_sae.config import OptimSettings, RunConfig, check, typed_config
 from masked_sae.errors import InputError
@@ -31,7 +33,7 @@ def sae_settings(architecture: str, **changes: Any) -> SAESettings:
         known = [one.name for one in fields(kind)]
         if name not in known:
             raise InputError(f"sae.{name}", value, f"a setting of {architecture}: {', '.join(known)}")
-    return _composed([f"sae={architecture}"], {f"sae.{name}": value for name, value in changes.items()}).sae
+    return _changed(f"sae={architecture}", {f"sae.{name}": value for name, value in changes.items()}).sae
 
 
 def optim_settings(**changes: Any) -> OptimSettings:
@@ -44,19 +46,24 @@ def optim_settings(**changes: Any) -> OptimSettings:
         known = [one.name for one in fields(OptimSettings)]
         if name not in known:
             raise InputError(f"optim.{name}", value, f"a setting of the optimizer: {', '.join(known)}")
-    return _composed([], {f"optim.{name}": value for name, value in changes.items()}).optim
+    return _changed("optim=adam", {f"optim.{name}": value for name, value in changes.items()}).optim
 
 
-def _composed(choices: list[str], changes: Mapping[str, Any]) -> RunConfig:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(_CONF), version_base=None):  # gives Hydra's state back afterwards
-        config = compose("train", choices)
+def _changed(choice: str, changes: Mapping[str, Any]) -> RunConfig:
+    config = copy.deepcopy(_composed(choice))
     for key, value in changes.items():
         OmegaConf.update(config, key, value, force_add=True)
     typed = typed_config(config)
     check(typed)
     return typed
+
+
+@cache
+def _composed(choice: str) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(_CONF), version_base=None):  # gives Hydra's state back afterwards
+        return compose("train", [choice])
 
 
 def find_masks(masks: Mapping[str, float | MaskSettings], seed: int) -> Masks:

@@ -32,5 +32,6 @@ def save_sae(sae: InferenceSAE, folder: str | Path) -> Path:
     path = Path(folder).expanduser()
     if path.exists():
         raise InputError("folder", path, "a folder that does not exist yet")
-    saelens.export_sae(path, sae, dict(sae.metadata))
+    origin = {key: value for key, value in sae.metadata.items() if key != "sae_lens_version"}  # of what wrote it then
+    saelens.export_sae(path, sae, origin)
     return path

@@ -34,6 +34,7 @@ from masked_sae.training.step_metrics import step_metrics
 
 _SCALE_ROWS = 16_384  # activations from which scale and mean are estimated: `data.scale_tokens`
 _CALIBRATES = 4  # every so many held-out activations, one sets the thresholds; the others measure
+_MEASURED = 65_536  # held-out activations at most
 _ROWS_AT_ONCE = 4096
 
 
@@ -41,7 +42,7 @@ _ROWS_AT_ONCE = 4096
 class TrainedSAE:
     """Attributes:
     sae: with thresholds calibrated, for activations as they were given.
-    curve: one row for each measured step, with the columns of a run's `metrics.csv` that do not tell of an LM.
+    curve: one row for each measured step, with the columns of a run's `metrics.csv` that do not tell of text or LM.
     metrics: on held-out activations that set no threshold; None where none were held out.
     """
 
@@ -138,7 +139,9 @@ def _fit(
         if training.step % log_every_steps == 0 or training.step == steps:
             training.refuse_non_finite_loss()
             place = {"step": training.step, "tokens": training.step * batches.batch_size}
-            curve.append(place | step_metrics(training))
+            measured = step_metrics(training)
+            del measured["masked_share"]  # of a text
+            curve.append(place | measured)
     return curve
 
 
@@ -154,7 +157,7 @@ def _finished(
     if to_calibrate.wanted and len(held_out) > 0:
         calibrating = _spread(places[calibrates], settings.calibration_tokens)
         sae = to_calibrate.on(_in_order(held_out, calibrating, device))
-    measuring = places if calibrates.all() else places[~calibrates]
+    measuring = _spread(places if calibrates.all() else places[~calibrates], _MEASURED)
     metrics = measure_reconstruction_of(sae, _in_order(held_out, measuring, device)) if len(held_out) > 0 else None
     return TrainedSAE(sae, pd.DataFrame(curve), metrics)
 

@@ -82,11 +82,12 @@ class InferenceSAE:
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents (…, F) of activations (…, D), each activation's own."""
-        pre_BF = self.pre_activations(_rows(x, self.d_in).to(self.b_enc_F.dtype))
-        return self._select(pre_BF).view(*x.shape[:-1], self.d_sae)
+        x_BD = _rows(x, self.d_in).to(self.b_enc_F.dtype)
+        return self._encode_rows(x_BD).view(*x.shape[:-1], self.d_sae)
 
-    def _select(self, pre_BF: Tensor) -> Tensor:
-        """The latents, in the memory of their pre-activations."""
+    def _encode_rows(self, x_BD: Tensor) -> Tensor:
+        """Latents (B, F)."""
+        pre_BF = self.pre_activations(x_BD)
         if self.k is None:
             assert self.threshold_F is not None
             threshold_F = self.threshold_F.clamp_min(0)

@@ -11,7 +11,7 @@ from torch import Tensor
 _AT_ONCE = 2**24  # latents that are dense at a time
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: somebody may train on what comes out
 def sparse_latents(encode: Callable[[Tensor], Tensor], x_BD: Tensor, d_sae: int, leading: torch.Size) -> Tensor:
     """The active latents of these activations: coalesced COO of the shape (leading…, F)."""
     rows = max(1, _AT_ONCE // d_sae)
