@@ -38,7 +38,7 @@ def test_its_examples_run(two_runs: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert list(names["runs"]["mask.token.rate"]) == [0.0, 0.2]
     losses = [names[name].item() for name in ("clean", "spliced", "ablated", "steered")]
     assert len(set(losses)) >= 3  # an ablation of a latent that is not active changes nothing
-    assert 0.5 < names["trained"].metrics.explained_variance < 1
+    assert 0.3 < names["trained"].metrics.explained_variance < 1
     assert (two_runs / "my_sae" / "cfg.json").is_file()
     assert "mask.token.rate" in capsys.readouterr().out
 

@@ -27,9 +27,11 @@ def save_sae(sae: InferenceSAE, folder: str | Path) -> Path:
     """Writes an SAE in SAELens' format, which `load_sae` and SAELens read.
 
     Raises:
-        InputError: there is something already.
+        InputError: there is something already, or the SAE does more than encode by one product.
     """
     path = Path(folder).expanduser()
+    if type(sae) is not InferenceSAE:
+        raise InputError("sae", type(sae).__name__, "an SAE whose encoder is one product, as all that train here have")
     if path.exists():
         raise InputError("folder", path, "a folder that does not exist yet")
     origin = {key: value for key, value in sae.metadata.items() if key != "sae_lens_version"}  # of what wrote it then
