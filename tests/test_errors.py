@@ -24,6 +24,7 @@ CHECKS = (
 CHECKS += ("seed", "filled", "path", "plain_text")
 OF_HYDRA = {"hydra/launcher", "hydra/sweeper", "mask", "+sweep"}  # choices
 OF_STATUS = {"log", "follow", "cancel"}
+OF_API = {"activations", "folder", "hook_name", "keep_special", "latents"}  # arguments
 OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
 
@@ -34,7 +35,7 @@ def known_keys() -> set[str]:
         (group, path) for group in ("launcher", "sweeper") for path in (ROOT / "conf" / "hydra" / group).glob("*.yaml")
     ]
     of_commands |= {f"hydra.{group}.{key}" for group, path in how for key in yaml.safe_load(path.read_text())}
-    return set(all_settings()) | of_commands | {"sae", "sweep"} | OF_HYDRA | OF_STATUS | OF_WANDB
+    return set(all_settings()) | of_commands | {"sae", "sweep"} | OF_HYDRA | OF_STATUS | OF_API | OF_WANDB
 
 
 def named_keys() -> Iterator[tuple[str, ast.expr]]:

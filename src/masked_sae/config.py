@@ -40,6 +40,18 @@ class OptimSettings:
     decay_fraction: float = setting(unit="share of the steps")
     gradient_clip: float
 
+    def check(self) -> None:
+        """Refuses what cannot work.
+
+        Raises:
+            InputError: of the first setting that is wrong.
+        """
+        if not _SMALLEST_LR <= self.lr <= _LARGEST_LR:
+            raise InputError("optim.lr", self.lr, f"a finite number above 0: {_SMALLEST_LR:g} to {_LARGEST_LR:g}")
+        checks.count("optim.warmup_steps", self.warmup_steps, least=0)
+        checks.share("optim.decay_fraction", self.decay_fraction)
+        checks.coefficient("optim.gradient_clip", self.gradient_clip)
+
 
 @dataclass(kw_only=True)
 class TrainerSettings:
@@ -194,11 +206,7 @@ def check(config: RunConfig) -> None:
         mask.check(f"mask.{name}")
     config.sae.check()
     checks.seed("seed", config.seed)
-    if not _SMALLEST_LR <= config.optim.lr <= _LARGEST_LR:
-        raise InputError("optim.lr", config.optim.lr, f"a finite number above 0: {_SMALLEST_LR:g} to {_LARGEST_LR:g}")
-    checks.count("optim.warmup_steps", config.optim.warmup_steps, least=0)
-    checks.share("optim.decay_fraction", config.optim.decay_fraction)
-    checks.coefficient("optim.gradient_clip", config.optim.gradient_clip)
+    config.optim.check()
     for key in ("log_every_steps", "checkpoint_every_steps"):
         checks.count(f"trainer.{key}", getattr(config.trainer, key))
     for key in ("validate_every_steps", "validation_tokens"):

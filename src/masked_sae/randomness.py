@@ -34,6 +34,15 @@ def permute(indices: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDA
     return out.astype(np.int64)
 
 
+def shuffled(ordinals: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+    """Which of `size` things stands at each place of an endless order: epoch after epoch a permutation, by the seed."""
+    indices = np.empty_like(ordinals)
+    for epoch in np.unique(ordinals // size).tolist():
+        here = ordinals // size == epoch
+        indices[here] = permute(ordinals[here] % size, size, seed, epoch)
+    return indices
+
+
 def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     low = np.uint64((1 << int(half)) - 1)
     left, right = values >> half, values & low

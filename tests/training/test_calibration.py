@@ -1,5 +1,6 @@
 """After calibration the L0 on clean text is the one asked for."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,10 @@ def random_sae(d_in: int, bias: float = 0.0) -> InferenceSAE:
     return InferenceSAE(W_dec_FD.T.contiguous(), b_enc_F, W_dec_FD, zeros_D, zeros_D, threshold_F=torch.zeros(96))
 
 
+def read(lm: LM, held_out: Sequences, sequences: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:
+    return (batch.x_BD for batch in activation_batches(lm, held_out, sequences, batch_size))
+
+
 def l0(sae: InferenceSAE, lm: LM, held_out: Sequences, sequences: np.ndarray) -> float:
     tokens_NT, kept_NT = held_out.read(sequences)
     return (sae.encode(lm.activations(tokens_NT)[kept_NT]) > 0).sum(1).double().mean().item()
@@ -39,14 +44,14 @@ def l0(sae: InferenceSAE, lm: LM, held_out: Sequences, sequences: np.ndarray) ->
 @pytest.mark.parametrize("batch_size", [3, 100])
 def test_l0_is_k_on_the_calibrating_text(neox: LM, k: int, batch_size: int) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
-    sae = calibrated(random_sae(neox.d_in), k, activation_batches(neox, held_out, sequences, batch_size))
+    sae = calibrated(random_sae(neox.d_in), k, read(neox, held_out, sequences, batch_size))
     assert l0(sae, neox, held_out, sequences) == pytest.approx(k, abs=1e-9)
     assert sae.threshold_F is not None and sae.threshold_F.unique().numel() == 1
 
 
 def test_the_threshold_does_not_depend_on_the_batches(neox: LM) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
-    batches = [activation_batches(neox, held_out, sequences, size) for size in (4, 40)]
+    batches = [read(neox, held_out, sequences, size) for size in (4, 40)]
     thresholds = [calibrated(random_sae(neox.d_in), 5, some).threshold_F for some in batches]
     torch.testing.assert_close(thresholds[0], thresholds[1], rtol=1e-5, atol=1e-6)
 
@@ -55,7 +60,7 @@ def test_where_too_few_latents_are_positive_all_of_them_stay(neox: LM) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
     sae = random_sae(neox.d_in, bias=-1.0)
     before = l0(sae, neox, held_out, sequences)
-    after = calibrated(sae, 90, activation_batches(neox, held_out, sequences, 8))
+    after = calibrated(sae, 90, read(neox, held_out, sequences, 8))
     assert before < 90
     assert l0(after, neox, held_out, sequences) == before
 
@@ -70,7 +75,7 @@ def test_raised_thresholds_keep_their_differences_and_give_the_l0(neox: LM, targ
     held_out, sequences = held_out_of(neox), np.arange(40)
     sae = with_thresholds_of_its_own(neox.d_in)
     assert sae.threshold_F is not None and l0(sae, neox, held_out, sequences) > target
-    after = raised(sae, target, activation_batches(neox, held_out, sequences, 1))
+    after = raised(sae, target, read(neox, held_out, sequences, 1))
     assert after.threshold_F is not None
     by_F = after.threshold_F - sae.threshold_F
     torch.testing.assert_close(by_F, by_F.mean().expand(96))
@@ -82,7 +87,7 @@ def test_thresholds_are_not_lowered(neox: LM) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
     sae = with_thresholds_of_its_own(neox.d_in)
     target = 1 + l0(sae, neox, held_out, sequences)
-    after = raised(sae, target, activation_batches(neox, held_out, sequences, 8))
+    after = raised(sae, target, read(neox, held_out, sequences, 8))
     assert sae.threshold_F is not None and after.threshold_F is not None
     assert torch.equal(after.threshold_F, sae.threshold_F)
 

@@ -44,7 +44,7 @@ def measure_statistics(
         batch_size: sequences per forward.
     """
     n_sequences = min(math.ceil(tokens / sequences.content_length), sequences.epoch)
-    sums = [_Sums(lm) for lm in lms]
+    sums = [_OfLM(lm) for lm in lms]
     for first in range(0, n_sequences, batch_size):
         tokens_NT, kept_NT = sequences.read(np.arange(first, min(first + batch_size, n_sequences)))
         found = lms[0].activations_at([lm.hook_name for lm in lms], tokens_NT)
@@ -53,11 +53,34 @@ def measure_statistics(
     return [one.statistics() for one in sums]
 
 
-class _Sums:
-    def __init__(self, lm: LM) -> None:
-        self._lm = lm
-        self._total_D = torch.zeros(lm.d_in, dtype=torch.float64)
+class ActivationSums:
+    """Over batches of activations: what their scale and mean follow from."""
+
+    def __init__(self, d_in: int) -> None:
+        self._total_D = torch.zeros(d_in, dtype=torch.float64)
         self._squares, self._count = 0.0, 0
+
+    def add(self, x_BD: Tensor) -> None:
+        x_BD = x_BD.double()
+        self._total_D += x_BD.sum(0).cpu()
+        self._squares += x_BD.square().sum().item()
+        self._count += len(x_BD)
+
+    def statistics(self, where: str) -> ActivationStatistics:
+        """Raises:
+        NonFiniteError: all were zero; says `where`.
+        """
+        if self._squares == 0:
+            raise NonFiniteError(f"the activations at {where} are all zero: nothing to scale")
+        scale = math.sqrt(len(self._total_D) * self._count / self._squares)
+        return ActivationStatistics(scale, (self._total_D / self._count).float())
+
+
+class _OfLM:
+    """At one hook point."""
+
+    def __init__(self, lm: LM) -> None:
+        self._lm, self._sums = lm, ActivationSums(lm.d_in)
         self._error: NonFiniteError | None = None
 
     def add(self, x_NTD: Tensor, tokens_NT: Tensor, kept_NT: Tensor) -> None:
@@ -66,14 +89,12 @@ class _Sums:
             self._lm.refuse_non_finite(x_BD, tokens_NT, kept_NT)
         except NonFiniteError as error:
             self._error = self._error or error
-        self._total_D += x_BD.sum(0).cpu()
-        self._squares += x_BD.square().sum().item()
-        self._count += len(x_BD)
+        self._sums.add(x_BD)
 
     def statistics(self) -> ActivationStatistics | NonFiniteError:
         if self._error is not None:
             return self._error
-        if self._squares == 0:
-            return NonFiniteError(f"the activations at {self._lm.hook_name} are all zero: nothing to scale")
-        scale = math.sqrt(self._lm.d_in * self._count / self._squares)
-        return ActivationStatistics(scale, (self._total_D / self._count).float())
+        try:
+            return self._sums.statistics(self._lm.hook_name)
+        except NonFiniteError as error:
+            return error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from masked_sae.errors import InputError
-from masked_sae.randomness import permute
+from masked_sae.randomness import shuffled
 from masked_sae.text.tokenizer import SpecialTokens
 
 
@@ -80,8 +80,4 @@ class ShuffledSequences:
 
     def read(self, ordinals: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """As `Sequences.read`, by places in the run's order."""
-        indices = np.empty_like(ordinals)
-        for epoch in np.unique(ordinals // self.epoch).tolist():
-            here = ordinals // self.epoch == epoch
-            indices[here] = permute(ordinals[here] % self.epoch, self.epoch, self.seed, epoch)
-        return self.sequences.read(indices)
+        return self.sequences.read(shuffled(ordinals, self.epoch, self.seed))

@@ -1,9 +1,11 @@
 """An SAE as it is used after training: for the LM's own activations, its weights fixed, one rule for what is active.
 
-Axes: B activations, D `d_in`, F `d_sae`.
+Axes: B activations, D `d_in`, F `d_sae`, A active latents.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +13,10 @@ from torch.nn import functional as F
 
 from masked_sae.saes.fast_topk import largest
 from masked_sae.saes.sae import SAE
+from masked_sae.saes.sparse_latents import sparse_latents, sparse_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InferenceSAE:
     """`f = select(relu((x - b_in) W_enc + b_enc))`, `x_hat = f W_dec + b_dec`, float32.
 
@@ -25,6 +28,7 @@ class InferenceSAE:
         b_in_D: taken from the activation before encoding: `b_dec`, or zeros.
         threshold_F: None for TopK.
         k: None for all others.
+        metadata: what is known of its origin, by SAELens' names: `model_name`, `hook_name`, `context_size`, ….
     """
 
     W_enc_DF: Tensor
@@ -34,6 +38,7 @@ class InferenceSAE:
     b_in_D: Tensor
     threshold_F: Tensor | None = None
     k: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         if (self.threshold_F is None) == (self.k is None):
@@ -47,12 +52,41 @@ class InferenceSAE:
     def d_sae(self) -> int:
         return self.W_dec_FD.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        return self.W_dec_FD.device
+
+    @property
+    def model_name(self) -> str | None:
+        """The LM that it reads, where that is known."""
+        return self.metadata.get("model_name")
+
+    @property
+    def hook_name(self) -> str | None:
+        """Where it reads it, where that is known."""
+        return self.metadata.get("hook_name")
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of the sequences that it was trained on, where that is known."""
+        return self.metadata.get("context_size")
+
+    def __repr__(self) -> str:
+        rule = "thresholds" if self.k is None else f"k={self.k}"
+        known = "".join(f", {name}" for name in (self.model_name, self.hook_name) if name)
+        return f"InferenceSAE(d_in={self.d_in}, d_sae={self.d_sae}, {rule}{known})"
+
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """(B, F)."""
         return torch.addmm(self.b_enc_F, x_BD - self.b_in_D, self.W_enc_DF)
 
-    def encode(self, x_BD: Tensor) -> Tensor:
-        """Latents (B, F), each activation's own."""
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents (…, F) of activations (…, D), each activation's own."""
+        x_BD = _rows(x, self.d_in).to(self.b_enc_F.dtype)
+        return self._encode_rows(x_BD).view(*x.shape[:-1], self.d_sae)
+
+    def _encode_rows(self, x_BD: Tensor) -> Tensor:
+        """Latents (B, F)."""
         pre_BF = self.pre_activations(x_BD)
         if self.k is None:
             assert self.threshold_F is not None
@@ -60,15 +94,26 @@ class InferenceSAE:
             if torch.equal(threshold_F, threshold_F[:1].expand_as(threshold_F)):
                 return F.threshold(pre_BF, threshold_F[0].item(), 0.0, inplace=True)  # one pass
             return pre_BF.masked_fill_(pre_BF <= threshold_F, 0.0)
+        if len(pre_BF) == 0:
+            return pre_BF
         places_A, values_A = largest(pre_BF, self.k)
         return pre_BF.zero_().view(-1).index_copy_(0, places_A, values_A).view_as(pre_BF)
 
-    def decode(self, f_BF: Tensor) -> Tensor:
-        """Reconstructions (B, D)."""
-        return torch.addmm(self.b_dec_D, f_BF, self.W_dec_FD)
+    def encode_sparse(self, x: Tensor) -> Tensor:
+        """As `encode`, without gradients, as a coalesced sparse tensor: never are all latents in memory at once."""
+        return sparse_latents(self.encode, _rows(x, self.d_in), self.d_sae, x.shape[:-1])
 
-    def __call__(self, x_BD: Tensor) -> Tensor:
-        return self.decode(self.encode(x_BD))
+    def decode(self, f: Tensor) -> Tensor:
+        """Reconstructions (…, D) of latents (…, F), dense or in one of torch's sparse layouts."""
+        if f.layout == torch.strided:
+            x_hat_BD = torch.addmm(self.b_dec_D, _rows(f, self.d_sae), self.W_dec_FD)
+        else:
+            x_hat_BD = torch.sparse.mm(sparse_rows(f), self.W_dec_FD) + self.b_dec_D
+        return x_hat_BD.view(*f.shape[:-1], self.d_in)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Reconstructions of activations, (…, D)."""
+        return self.decode(self.encode(x))
 
     def with_threshold(self, threshold: float) -> "InferenceSAE":
         """The same weights, and one threshold for every latent."""
@@ -91,9 +136,16 @@ class InferenceSAE:
             threshold_F=None if self.threshold_F is None else self.threshold_F * norm_F,
         )
 
-    def to(self, device: torch.device) -> "InferenceSAE":
+    def to(self, device: torch.device | str) -> "InferenceSAE":
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
+
+
+def _rows(values: Tensor, size: int) -> Tensor:
+    """(B, size)."""
+    if values.dim() == 0 or values.shape[-1] != size:
+        raise ValueError(f"a tensor of {list(values.shape)}: expected {size} as its last dimension")
+    return values.reshape(-1, size)
 
 
 def for_inference(sae: SAE, scale: float) -> InferenceSAE:
@@ -112,7 +164,7 @@ def for_inference(sae: SAE, scale: float) -> InferenceSAE:
     if threshold_F is not None:
         weights["threshold_F"] = threshold_F / scale
     fixed = {name: tensor.detach().float().contiguous() for name, tensor in weights.items()}
-    return InferenceSAE(**fixed, k=sae.inference_k)
+    return InferenceSAE(**fixed, k=sae.inference_k, metadata={})
 
 
 @torch.no_grad()

@@ -11,11 +11,12 @@ from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.sequences import Sequences, ShuffledSequences, make_sequences
 from masked_sae.activations.stream import ActivationStream, Point
 from masked_sae.activations.window_cache import WindowCache, stream_cache
-from masked_sae.config import MeasuringConfig
+from masked_sae.config import MeasuringConfig, OptimSettings
 from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import Masks, kept_share, make_masks
 from masked_sae.randomness import torch_generator
 from masked_sae.runs.run import Inputs, Run, find_inputs_of
+from masked_sae.saes.settings import SAESettings
 from masked_sae.text.corpus import token_store
 from masked_sae.text.tokenizer import special_tokens
 from masked_sae.training.memory import refuse_too_large
@@ -144,17 +145,38 @@ def make_stream(
 
 
 def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatistics) -> SAETraining:
-    """The SAE with its initial weights, ready to be trained; its decoder's bias begins at the activations' mean."""
-    config, optim = run.config, run.config.optim
-    sae = config.sae.make(parts.lm.d_in, torch_generator(config.seed, "initial weights"))
-    with torch.no_grad():
-        sae.b_dec_D.copy_(statistics.mean_D * statistics.scale)
-    schedule = Schedule(optim.lr, optim.warmup_steps, optim.decay_fraction, parts.plan.steps)
-    return SAETraining(
-        sae.to(parts.lm.device),
-        schedule,
+    """The run's SAE with its initial weights, ready to be trained."""
+    config = run.config
+    return begin_training(
+        config.sae,
+        config.optim,
+        statistics,
         parts.masks,
-        penalty_warmup_steps=config.sae.penalty_warmup_steps,
+        steps=parts.plan.steps,
+        seed=config.seed,
+        device=parts.lm.device,
+    )
+
+
+def begin_training(
+    sae: SAESettings,
+    optim: OptimSettings,
+    statistics: ActivationStatistics,
+    masks: Masks,
+    *,
+    steps: int,
+    seed: int,
+    device: torch.device,
+) -> SAETraining:
+    """An SAE with its initial weights, ready to be trained; its decoder's bias begins at the activations' mean."""
+    made = sae.make(len(statistics.mean_D), torch_generator(seed, "initial weights"))
+    with torch.no_grad():
+        made.b_dec_D.copy_(statistics.mean_D * statistics.scale)
+    return SAETraining(
+        made.to(device),
+        Schedule(optim.lr, optim.warmup_steps, optim.decay_fraction, steps),
+        masks,
+        penalty_warmup_steps=sae.penalty_warmup_steps,
         gradient_clip=optim.gradient_clip,
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from masked_sae.activations.held_out import HeldOutBatch, activation_batches, sequences_to_calibrate
+from masked_sae.activations.held_out import activation_batches, sequences_to_calibrate
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.saes import InferenceSAE
@@ -40,7 +40,7 @@ class ToCalibrate:
         """Whether it has thresholds, and they are to be calibrated."""
         return self.settings.calibrate != "none" and self.sae.threshold_F is not None
 
-    def on(self, batches: Iterable[HeldOutBatch]) -> InferenceSAE:
+    def on(self, batches: Iterable[Tensor]) -> InferenceSAE:
         target = self.settings.target_l0
         return raised(self.sae, self.last_l0(), batches) if target is None else calibrated(self.sae, target, batches)
 
@@ -67,7 +67,8 @@ def calibrate_all(
             alike.setdefault(member.settings.calibration_tokens, []).append(place)
     for tokens, places in alike.items():
         try:
-            batches = activation_batches(lm, held_out, sequences_to_calibrate(held_out, tokens), batch_size)
+            read = activation_batches(lm, held_out, sequences_to_calibrate(held_out, tokens), batch_size)
+            batches = (batch.x_BD for batch in read)
             kept = batches if len(places) == 1 else list(batches)
         except Exception as error:  # noqa: BLE001
             for place in places:
@@ -78,24 +79,24 @@ def calibrate_all(
                 found[place] = members[place].on(kept)
             except Exception as error:  # noqa: BLE001
                 found[place] = error
-        del batches, kept  # before the next ones are
+        del read, batches, kept  # before the next ones are
     return found
 
 
 @torch.inference_mode()
-def calibrated(sae: InferenceSAE, l0: float, batches: Iterable[HeldOutBatch]) -> InferenceSAE:
+def calibrated(sae: InferenceSAE, l0: float, batches: Iterable[Tensor]) -> InferenceSAE:
     """The SAE with one threshold for all latents, above which lie `l0` latents per activation in these batches.
 
     Where fewer than `l0` are positive on average, the threshold is 0.
 
     Args:
-        batches: of sequences of `sequences_to_calibrate`, which are not used for the core metrics, unless there are
-            fewer than four in all.
+        batches: of activations (B, D); a run's are of sequences of `sequences_to_calibrate`, which are not used for the
+            core metrics, unless there are fewer than four in all.
     """
     values: list[Tensor] = []
     unseen: list[float] = []  # the largest value that each batch may have kept back
     count = 0
-    for *_, x_BD in batches:
+    for x_BD in batches:
         count += len(x_BD)
         looked_at = max(_FEWEST, round(_SPARE * l0 * len(x_BD)))
         values.append(_largest_values(sae.pre_activations(x_BD), looked_at))
@@ -107,7 +108,7 @@ def calibrated(sae: InferenceSAE, l0: float, batches: Iterable[HeldOutBatch]) ->
 
 
 @torch.inference_mode()
-def raised(sae: InferenceSAE, l0: float, batches: Iterable[HeldOutBatch]) -> InferenceSAE:
+def raised(sae: InferenceSAE, l0: float, batches: Iterable[Tensor]) -> InferenceSAE:
     """The SAE with the thresholds of all latents raised by one number, such that at most `l0` are active on average.
 
     Args: as for `calibrated`.

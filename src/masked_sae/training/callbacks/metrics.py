@@ -1,4 +1,4 @@
-"""Training metrics at intervals: the only place where a step's numbers are copied to the host."""
+"""Training metrics at intervals."""
 
 import resource
 import sys
@@ -8,12 +8,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
-from masked_sae.runs.curve import COLUMNS, Histogram, Metrics, Row
-from masked_sae.saes import SAE
+from masked_sae.runs.curve import Histogram, Metrics, Row
 from masked_sae.training.module import PackModule
 from masked_sae.training.run_in_training import RunInTraining
+from masked_sae.training.step_metrics import step_metrics
 from masked_sae.training.validation import Validation
 
 Validated = tuple[Metrics, Mapping[str, Histogram]]
@@ -74,38 +73,19 @@ def _record(member: RunInTraining, validated: Metrics, histograms: Mapping[str, 
 
 
 def _measure(member: RunInTraining) -> Metrics:
-    training, output = member.training, member.training.output
-    assert output is not None
-    measured = torch.stack(
-        [
-            output.loss.detach(),
-            output.reconstruction_loss,
-            output.sparsity_loss,
-            output.auxiliary_loss,
-            1 - output.squared_error / output.variance,
-            output.l0,
-            output.dead.float() / training.sae.d_sae,
-            _mean_threshold(training.sae),
-        ]
-    ).tolist()
+    training = member.training
     rate, lm_share = member.rates()
-    others = (
-        training.masked_share,
-        training.schedule.at(training.step - 1),
-        round(rate, 1),
-        round(lm_share, 4),
-        round(peak_memory(training.sae.b_dec_D.device) / 2**30, 3),
-        round(member.clock.seconds, 2),
-    )
     steps: Metrics = {"step": member.step, "tokens": member.step * member.run.config.data.batch_size}
-    return steps | dict(zip(COLUMNS, (*measured, *others), strict=True))
-
-
-@torch.no_grad()
-def _mean_threshold(sae: SAE) -> Tensor:
-    """Over the latents; 0 where an SAE has no thresholds."""
-    threshold_F = sae.thresholds()
-    return sae.b_dec_D.new_zeros(()) if threshold_F is None else threshold_F.mean()
+    return (
+        steps
+        | step_metrics(training)
+        | {
+            "tokens_per_second": round(rate, 1),
+            "lm_time_share": round(lm_share, 4),
+            "peak_memory_gib": round(peak_memory(training.sae.b_dec_D.device) / 2**30, 3),
+            "seconds": round(member.clock.seconds, 2),
+        }
+    )
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,0 +1,1 @@
+"""What `masked_sae` offers to programs and notebooks: docs/api.md."""
