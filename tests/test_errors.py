@@ -28,7 +28,7 @@ OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
 
 def known_keys() -> set[str]:
-    files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard")]
+    files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard", "latents")]
     of_commands = {key for path in files for key in yaml.safe_load(path.read_text())}
     how = [
         (group, path) for group in ("launcher", "sweeper") for path in (ROOT / "conf" / "hydra" / group).glob("*.yaml")
@@ -85,6 +85,8 @@ def test_what_hands_keys_in_is_known() -> None:
         "src/masked_sae/config.py",  # of any setting
         "src/masked_sae/command_line.py",  # of a command's own keys
         "src/masked_sae/masks/replacement.py",  # mask.NAME.replacement
+        "src/masked_sae/latents/opened.py",  # run or against
+        "src/masked_sae/runs/recorded.py",  # of a command's own keys
         "src/masked_sae/runs/run.py",  # a corpus' origin, or lm.name
         "src/masked_sae/settings.py",  # of find's callers
         "src/masked_sae/sweeps/confirm.py",  # hydra.sweeper.confirm
