@@ -15,7 +15,7 @@ from masked_sae.latents.data_files import write_script
 
 PAGE, DATA = "latents.html", "latents_data"
 _IN_A_FILE = 256  # latents
-_OF_THE_PAGE = ("page.js", "page.css")
+_OF_THE_PAGE = ("loading.js", "list.js", "page.js", "page.css")
 
 
 def write_page(folder: Path, latents: Latents, facts: Mapping[str, Any]) -> Path:

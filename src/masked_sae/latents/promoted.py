@@ -48,10 +48,11 @@ def direct_effects(lm: LM, W_dec_FD: Tensor, shown: int) -> Effects:
     of one latent the differences are, up to a factor, those that the latent makes to first order in a stream that
     it is a small part of, where its change of the stream's length is left out.
     """
-    shown = min(shown, int(_W_U(lm).shape[1]))
+    W_U_DV = _W_U(lm).float()
+    shown = min(shown, W_U_DV.shape[1])
     found: list[tuple[Tensor, ...]] = []
-    for rows_CD in W_dec_FD.split(max(1, _AT_ONCE // _W_U(lm).shape[1])):
-        logits_CV = _normed(lm, rows_CD) @ _W_U(lm).float()
+    for rows_CD in W_dec_FD.split(max(1, _AT_ONCE // W_U_DV.shape[1])):
+        logits_CV = _normed(lm, rows_CD) @ W_U_DV
         logits_CV -= logits_CV.mean(1, keepdim=True)
         raised, lowered = logits_CV.topk(shown, dim=1), logits_CV.topk(shown, dim=1, largest=False)
         found.append((raised.indices.cpu(), raised.values.cpu(), lowered.indices.cpu(), lowered.values.cpu()))
