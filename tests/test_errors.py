@@ -102,5 +102,5 @@ def test_what_hands_keys_in_is_known() -> None:
 
 def test_the_table_of_keys_is_that_of_the_configuration() -> None:
     assert {"sae.k", "mask.token.rate", "eval.concepts", "lm.name"} <= known_keys()
-    assert not {"eval.packages", "eval.datasets", "words", "tokens", "quadrant"} & known_keys()
+    assert not {"eval.packages", "eval.datasets", "words", "quadrant"} & known_keys()
     assert Path(ROOT / "conf").is_dir()
