@@ -151,6 +151,13 @@ def test_data_of_another_page_is_not_shown(browser: Any, tmp_path: Path) -> None
     wait_for(lambda: "belongs to another page" in browser.find_element("id", "one").text)
 
 
+def test_a_file_that_is_missing_is_named(browser: Any, latents: Latents, tmp_path: Path) -> None:
+    page = write_page(tmp_path, latents, FACTS | {"latents": LATENTS})
+    (tmp_path / "latents_data" / "latents-1.js").unlink()
+    visit(browser, page, "#latent=299")
+    wait_for(lambda: "latents-1.js is not there" in browser.find_element("id", "one").text)
+
+
 @pytest.mark.long
 def test_65536_latents_open_within_two_seconds_and_100_megabytes(browser: Any, tmp_path: Path) -> None:
     texts = {token: f" token{token}" for token in range(50_000)}
@@ -162,9 +169,9 @@ def test_65536_latents_open_within_two_seconds_and_100_megabytes(browser: Any, t
     assert size < 100e6
     seconds: list[float] = []
     for _ in range(3):  # the best of three: other work on the machine is no part of the page
-        started = time.monotonic()
         visit(browser, page)
-        seconds.append(time.monotonic() - started)
+        opened = browser.execute_script("return performance.getEntriesByName('ready')[0].startTime")
+        seconds.append(opened / 1000)
     print(f"\nwritten in {wrote:.1f} s, {size / 1e6:.1f} MB, opens in {min(seconds):.2f} s")
     assert min(seconds) < 2.0, seconds
     started = time.monotonic()

@@ -1,7 +1,8 @@
 // What is shown of one latent, and how the page begins.
 "use strict";
 
-const go = (latent) => { location.hash = `latent=${latent}`; show(latent); };
+const complain = (error) => byId("one").replaceChildren(make("p", { className: "warning" }, error.message));
+const go = (latent) => { location.hash = `latent=${latent}`; show(latent).catch(complain); };
 
 async function show(latent) {
   if (latent === current) return;
@@ -111,7 +112,7 @@ function context(first, peak, window, here, latent) {
 // ---- beginning ----
 
 const asked = () => Number(/^#latent=(\d+)$/.exec(location.hash)?.[1] ?? NaN);
-const follow = () => { if (asked() < index.latents) show(asked()); };
+const follow = () => { if (asked() < index.latents) show(asked()).catch(complain); };
 
 async function begin() {
   [index, words] = await Promise.all([load("index"), load("text")]);
@@ -122,7 +123,8 @@ async function begin() {
   if (asked() < index.latents) follow();
   else if (order.length) await show(order[0]);
   window.addEventListener("hashchange", follow);
+  performance.mark("ready");
   document.documentElement.dataset.ready = "yes";
 }
 
-begin().catch((error) => byId("one").replaceChildren(make("p", { className: "warning" }, error.message)));
+begin().catch(complain);
