@@ -37,7 +37,7 @@ def absorption_of(
 
 
 def at(*latents: float, along: float = ALONG) -> tuple[bool, float]:
-    full_W, _, fraction_W = absorption_at(
+    full_W, _, fraction_W, *_ = absorption_at(
         torch.tensor([[along, 7.0, -7.0]]), torch.tensor([latents]), DECODER, PROBE, [0]
     )
     return bool(full_W), fraction_W.item()
@@ -70,7 +70,7 @@ def test_an_activation_that_does_not_point_to_the_concept_has_none() -> None:
 def test_only_three_latents_count_as_absorbing() -> None:
     decoder_FD = torch.tensor([[0.0, 1.0]] + [[1.0, 0.0]] * 5)
     f_WF = torch.tensor([[0.0, 0.13, 0.13, 0.13, 0.13, 0.13], [0.0, 0.14, 0.14, 0.14, 0.14, 0.14]])
-    full_W, _, fraction_W = absorption_at(
+    full_W, _, fraction_W, *_ = absorption_at(
         torch.tensor([[1.0, 0.0]]).expand(2, 2), f_WF, decoder_FD, torch.tensor([1.0, 0]), [0]
     )
     assert full_W.tolist() == [False, False]
@@ -109,7 +109,7 @@ def test_all_positions_at_once_are_as_each_by_itself() -> None:
     x_WD = f_WF @ decoder_FD + 0.1 * torch.randn(400, 8, generator=generator)
     cosine_F = F.cosine_similarity(decoder_FD, probe_D, dim=1)
     split = cosine_F.topk(3).indices[1:].tolist()
-    full_W, _, fraction_W = absorption_at(x_WD, f_WF, decoder_FD, probe_D, split)
+    full_W, _, fraction_W, *_ = absorption_at(x_WD, f_WF, decoder_FD, probe_D, split)
     doubles = [tensor.double().tolist() for tensor in (x_WD, f_WF, decoder_FD, probe_D)]
     expected = [word_by_word(x, f, doubles[2], doubles[3], split) for x, f in zip(doubles[0], doubles[1], strict=True)]
     assert full_W.tolist() == [full for full, _ in expected]
