@@ -20,7 +20,7 @@ FRACTION_COSINE = 0.1  # between the probe and each of the absorbing latents of 
 CARRIED_SHARE = 0.4  # of the activation's projection that absorbing latents carry, at least
 MAX_ABSORBING = 3  # latents that may share in the fraction
 F1_JUMP = 0.03  # one more latent in the sparse probe counts as a split where F1 grows by more
-_SILENT = 1e-8
+SILENT = 1e-8  # below it a latent does not fire
 _CHUNK = 512  # positions whose latents are dense at a time
 
 
@@ -81,7 +81,7 @@ def absorption_at(x_WD: Tensor, f_WF: Tensor, W_dec_FD: Tensor, probe_D: Tensor,
     main = torch.tensor(split, dtype=torch.long, device=f_WF.device)
 
     top_W, latent_W = carried_WF.max(dim=1)
-    silent_W = (f_WF[:, main] < _SILENT).all(dim=1)
+    silent_W = (f_WF[:, main] < SILENT).all(dim=1)
     aligned_W = cosine_F[latent_W] >= FULL_COSINE
     full_W = silent_W & aligned_W & (along_W > 0) & (top_W >= CARRIED_SHARE * along_W)
 
