@@ -1,6 +1,8 @@
-"""`python -m src.latents run=FOLDER`: a page of a run's latents."""
+"""`python -m src.latents run=FOLDER`: pages of a run's latents and of what they absorb, also against another run."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -9,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 from masked_sae.command_line import clear_errors, named_folders, quoted
 from masked_sae.errors import InputError
 
-KEYS = ("run", "tokens", "contexts")
+KEYS = ("run", "against", "tokens", "contexts")
 
 
 @hydra.main(version_base=None, config_path="../conf", config_name="latents")
@@ -19,9 +21,8 @@ def main(config: DictConfig) -> None:
             asked = {key: config.pop(key) for key in KEYS}
         if asked["run"] is None:
             raise InputError("run", None, "the folder of a run: run=FOLDER")
-        folders = named_folders("run", asked["run"], "the folder of a run")
-        if len(folders) > 1:
-            raise InputError("run", asked["run"], "the folder of one run")
+        folder = _folder("run", asked["run"])
+        against = None if asked["against"] is None else _folder("against", asked["against"])
         from masked_sae.config import check_measuring, typed_config  # only now: --help needs no torch
         from masked_sae.latents.build import PageSettings, write_pages
 
@@ -29,7 +30,14 @@ def main(config: DictConfig) -> None:
         check_measuring(settings)
         page = PageSettings(tokens=asked["tokens"], contexts=asked["contexts"])
         page.check()
-        print(write_pages(folders[0], settings, HydraConfig.get().overrides.task, page))
+        print(*write_pages(folder, settings, HydraConfig.get().overrides.task, page, against), sep="\n")
+
+
+def _folder(key: str, named: Any) -> Path:
+    folders = named_folders(key, named, "the folder of a run")
+    if len(folders) > 1:
+        raise InputError(key, named, "the folder of one run")
+    return folders[0]
 
 
 if __name__ == "__main__":

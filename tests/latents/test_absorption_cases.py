@@ -1,7 +1,5 @@
 """A concept's positions one by one: the numbers of each, by hand from dense arrays, and that they are the metric's."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -54,11 +52,11 @@ def test_the_numbers_of_each_position_by_hand(found: DecidedSet, of_concepts: li
             case = case_at(found, decided, place)
             f_F, x_D = f_PF[case.position], found.x_PD[case.position].double()
             carried_F = f_F * (unit_FD @ u_D)
-            assert case.latent == int(carried_F.argmax())
+            assert carried_F[case.latent] == carried_F.max()
             assert case.carried == pytest.approx(carried_F.max().item(), rel=1e-5)
             assert case.carried == pytest.approx(case.activation * case.cosine, rel=1e-5)
             assert case.along == pytest.approx((x_D @ u_D).item(), rel=1e-5)
-            assert case.share == pytest.approx(case.carried / case.along)
+            assert case.share == (pytest.approx(case.carried / case.along) if case.along > 0 else None)
             assert case.main == pytest.approx(f_F[list(decided.split_latents)].tolist())
             logits = found.decisions.probes.linear
             by_hand = x_D @ logits.W_CD[decided.concept].double() + logits.b_C[decided.concept].double()
@@ -78,8 +76,9 @@ def test_every_outcome_occurs_and_their_shares_are_the_metrics(
         assert cases.count(Outcome.ABSORBED) / cases.positions == measured.full_absorption
         assert cases.positions == measured.positions
         assert sum(cases.count(outcome) for outcome in Outcome) == cases.positions
-    assert of_concepts[0].count(Outcome.ABSORBED) == 20  # of 80 test positions: ten children of forty
-    assert of_concepts[1].count(Outcome.MISSED) > 0 and of_concepts[1].count(Outcome.ABSORBED) == 0
+    # At 20 of 80 test positions, those of ten children of forty, the latent is silent, at one its child's is too weak.
+    counts = [[cases.count(outcome) for outcome in Outcome] for cases in of_concepts]
+    assert counts == [[60, 19, 1], [70, 0, 10], [80, 0, 0]]
 
 
 def test_latents_are_told_with_how_often_they_fire_and_absorb(
@@ -88,12 +87,12 @@ def test_latents_are_told_with_how_often_they_fire_and_absorb(
     f_PF, unit_FD = dense(found)
     absorbed = of_concepts[0]
     assert [one.latent for one in absorbed.main] == [0]
-    assert len(absorbed.absorbing) == 10 and sum(one.absorbs for one in absorbed.absorbing) == 20
+    assert len(absorbed.absorbing) == 10 and sum(one.absorbs for one in absorbed.absorbing) == 19
     for one in (*absorbed.main, *absorbed.absorbing):
         assert one.fires == int((f_PF[absorbed.decided.rows_W, one.latent] > 0).sum())
         assert one.cosine == pytest.approx((unit_FD[one.latent] @ probe_of(found, absorbed.decided)).item(), rel=1e-5)
     assert absorbed.main[0].absorbs == 0 and absorbed.main[0].f1 == absorbed.decided.sparse_f1[0]
-    assert all(one.f1 is None and one.cosine == pytest.approx(math.sqrt(0.5), abs=0.1) for one in absorbed.absorbing)
+    assert all(one.f1 is None for one in absorbed.absorbing)
 
 
 def test_rare_latents_positions_are_shown_beside_those_of_frequent_ones() -> None:

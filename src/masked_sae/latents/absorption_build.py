@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from masked_sae.errors import DamagedFileError, InputError, notice
 from masked_sae.evals.settings import EvalSettings
-from masked_sae.latents.absorption_page import page_path, write_absorption_page
+from masked_sae.latents.absorption_page import write_absorption_page
 from masked_sae.latents.absorption_view import shown_sets
 from masked_sae.latents.opened import OpenedRun, open_run
 from masked_sae.lm_files import lm_digest
@@ -36,20 +36,18 @@ def write_absorption(opened: OpenedRun, overrides: Sequence[str], against: Run |
 
     Args:
         overrides: what stood on the command line.
-        against: the run beside it.
+        against: the run beside it, of the same LM and hook point: see `refuse_other_lm`.
 
     Raises:
-        InputError, DamagedFileError: the other run is of another LM or hook point, or has no SAE that can be read.
+        InputError, DamagedFileError: the other run has no SAE that can be read.
     """
     run = opened.run
-    if against is not None:
-        refuse_other_lm(run, against)
     settings = _settings(run, overrides)
     settings.check()
     context = opened.context.with_settings(settings)
     several = [opened] if against is None else [opened, open_run("against", against, context)]
     sets = shown_sets([one.sae for one in several], context, settings.concepts)
-    path = page_path(run.folder.path, None if against is None else against.folder.path)
+    path = run.folder.absorption(against="" if against is None else against.folder.path.resolve().name)
     return write_absorption_page(path, [one.run for one in several], sets)
 
 

@@ -14,11 +14,11 @@ from masked_sae.evals.absorbed import CARRIED_SHARE, FULL_COSINE
 from masked_sae.evals.absorption_decisions import MINIMUM_F1
 from masked_sae.files import write_text
 from masked_sae.latents.absorption_view import ShownSet
+from masked_sae.latents.page import PAGE
 from masked_sae.latents.pairing import ALIKE
 from masked_sae.runs.results import read_results
 from masked_sae.runs.run import Run
 
-LATENTS_PAGE = "latents.html"
 _RANKINGS = {
     "weight": "main latents by their weight in a probe (as SAEBench)",
     "contribution": "main latents by their contribution to a probe",
@@ -39,15 +39,6 @@ class ShownRun:
     facts: Sequence[tuple[str, str]]
     latents: str
     on_record: Mapping[str, float]
-
-
-def page_path(run: Path, against: Path | None = None) -> Path:
-    """Where the page of a run lies, or of a run beside another.
-
-    Args:
-        run, against: their folders.
-    """
-    return run / ("absorption.html" if against is None else f"absorption_against_{against.resolve().name}.html")
 
 
 def write_absorption_page(path: Path, runs: Sequence[Run], sets: Sequence[ShownSet]) -> Path:
@@ -79,7 +70,7 @@ def render(folder: Path, runs: Sequence[Run], sets: Sequence[ShownSet]) -> str:
 
 
 def _shown(run: Run, name: str, folder: Path) -> ShownRun:
-    there = run.folder.path / LATENTS_PAGE
+    there = run.folder.path / PAGE
     link = quote(Path(os.path.relpath(there.resolve(), folder.resolve())).as_posix()) if there.exists() else ""
     try:
         on_record = read_results(run.folder).metrics

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import torch
 
+from masked_sae.errors import InputError
 from masked_sae.evals.absorption_decisions import SUFFIXES, DecidedSet, decide_on_set
 from masked_sae.evals.concept_probes import Ranking
 from masked_sae.evals.context import EvalContext
@@ -147,7 +148,11 @@ _ALONE_CALLED = {
 
 
 def _shown(name: str, saes: Sequence[InferenceSAE], context: EvalContext) -> Iterable[ShownSet]:
-    found = [decide_on_set(name, sae, context) for sae in saes]
+    try:
+        found = [decide_on_set(name, sae, context) for sae in saes]
+    except InputError as error:  # too little text for these concepts, or an LM that they cannot be asked of
+        yield ShownSet(name, "weight", "", (), (), str(error), ())
+        return
     reader = ContextReader(context.lm.tokenizer, found[0].concepts.texts)
     l0 = [one.decisions.l0 for one in found]
     for ranking, suffix in SUFFIXES.items():

@@ -13,6 +13,7 @@ from masked_sae.activations.held_out import sequence_batches, sequences_to_measu
 from masked_sae.activations.sequences import Sequences
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError
+from masked_sae.latents.absorption_build import refuse_other_lm, write_absorption
 from masked_sae.latents.activity import Activity, Reading, read_activity
 from masked_sae.latents.columns import Latents
 from masked_sae.latents.contexts import Contexts
@@ -47,21 +48,34 @@ class PageSettings:
             raise InputError("contexts", self.contexts, f"a whole number from 1 to {_MOST_CONTEXTS}")
 
 
-def write_pages(folder: Path, settings: RunConfig, overrides: Sequence[str], asked: PageSettings) -> Path:
-    """Writes `latents.html` and its data into the run's folder.
+def write_pages(
+    folder: Path, settings: RunConfig, overrides: Sequence[str], asked: PageSettings, against: Path | None = None
+) -> list[Path]:
+    """Writes `latents.html` with its data and `absorption.html` into the run's folder; with another run beside it, the
+    absorption of both.
 
     Args:
-        folder: the run's.
+        folder, against: the runs'.
         settings: of the command: defaults and overrides.
         overrides: what stood on the command line.
 
     Returns:
-        The page.
+        The pages.
 
     Raises:
-        InputError, DamagedFileError: the folder holds no run that is done, or its LM or text cannot be read.
+        InputError, DamagedFileError: a folder holds no run that is done, its LM or text cannot be read, or the other
+            run is of another LM.
     """
-    opened = open_run("run", find_run("run", folder, settings, overrides))
+    run = find_run("run", folder, settings, overrides)
+    beside = None if against is None else find_run("against", against, settings, overrides)
+    if beside is not None:
+        refuse_other_lm(run, beside)
+    opened = open_run("run", run)
+    pages = [] if beside is not None else [_write_latents(opened, asked)]
+    return [*pages, write_absorption(opened, overrides, beside)]
+
+
+def _write_latents(opened: OpenedRun, asked: PageSettings) -> Path:
     latents = look_at(opened, asked)
     config = opened.run.config
     facts = {
