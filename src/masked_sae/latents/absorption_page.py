@@ -81,8 +81,8 @@ def _shown(run: Run, name: str, folder: Path) -> ShownRun:
 
 def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     flat = dict(_flat(settings))
-    masks = [key for key in flat if key.startswith("mask.") and key.endswith(".rate")]
-    return [(key, str(flat[key])) for key in (*masks, *_SHOWN_OF_SETTINGS) if key in flat]
+    masks = [(key, str(flat[key])) for key in flat if key.startswith("mask.") and key.endswith(".rate") and flat[key]]
+    return [*(masks or [("mask", "none")]), *((key, str(flat[key])) for key in _SHOWN_OF_SETTINGS if key in flat)]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -105,4 +105,4 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.3g} %"
