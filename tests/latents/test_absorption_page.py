@@ -102,7 +102,9 @@ def test_of_one_run_positions_are_absorbed_or_missed(opened: Sequence[OpenedRun]
     assert [list(one.means) for one in alone] == [list(one.means[:1]) for one in both]
     for concept in (concept for shown in alone for concept in shown.concepts):
         cases = concept.sides[0].cases
-        assert [group.total for group in concept.groups] == [cases.count(one) for one in ("absorbed", "missed")]
+        assert [group.total for group in concept.groups] == [
+            cases.count(one) for one in (Outcome.ABSORBED, Outcome.MISSED)
+        ]
         assert all(latent.match is None for latent in (*concept.sides[0].main, *concept.sides[0].absorbing))
 
 

@@ -110,7 +110,7 @@ class ConceptCases:
 def concept_cases(found: DecidedSet, decided: ConceptDecisions) -> ConceptCases:
     """What was decided of a concept, by latents and by positions."""
     absorbed = decided.absorbed
-    absorbs = Counter(absorbed.latent_W[absorbed.full_W].tolist())
+    absorbs: Counter[int] = Counter(absorbed.latent_W[absorbed.full_W].tolist())
     carriers = sorted(absorbs, key=lambda latent: (-absorbs[latent], latent))
     latents = [*decided.split_latents, *carriers]
     f_WM = found.decisions.f_PF[decided.rows_W.numpy()].tocsc()[:, latents].toarray()
