@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ALIKE = 0.7  # a cosine from which two latents count as the same one, as in arXiv 2501.16615
+ALIKE = 0.7  # a cosine from which on the other SAE counts as having the latent, too
 _AT_ONCE = 2**25  # cosines
 
 
