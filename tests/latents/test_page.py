@@ -38,7 +38,9 @@ def run(overrides: list[str]) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def page(run: RunFolder, overrides: list[str]) -> Path:
-    return write_pages(run.path, compose(overrides), overrides, ASKED)
+    page, absorption = write_pages(run.path, compose(overrides), overrides, ASKED)
+    assert absorption == run.absorption()
+    return page
 
 
 def handed_over(script: Path) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def test_contexts_point_at_the_text_they_are_of(page: Path) -> None:
 def test_it_is_written_again_over_the_former_one(page: Path, run: RunFolder, overrides: list[str]) -> None:
     before = {path.name for path in run.path.iterdir()}
     former = handed_over(page.parent / "latents_data" / "index.js")
-    assert write_pages(run.path / "sae", compose(overrides), overrides, ASKED) == page
+    assert write_pages(run.path / "sae", compose(overrides), overrides, ASKED)[0] == page
     index = handed_over(page.parent / "latents_data" / "index.js")
     assert index["stamp"] in page.read_text() and index["stamp"] != former["stamp"]
     assert np.array_equal(index["count"], former["count"])
