@@ -29,7 +29,7 @@ OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
 
 def known_keys() -> set[str]:
-    files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard")]
+    files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard", "latents")]
     of_commands = {key for path in files for key in yaml.safe_load(path.read_text())}
     how = [
         (group, path) for group in ("launcher", "sweeper") for path in (ROOT / "conf" / "hydra" / group).glob("*.yaml")
@@ -82,10 +82,13 @@ def test_what_hands_keys_in_is_known() -> None:
     """A key in a variable is looked at where it comes from; these are the places."""
     handed_in = {where.split(":")[0] for where, key in named_keys() if parts(key) is None}
     assert handed_in == {
+        "src/latents.py",  # run or against
         "src/masked_sae/checks.py",  # of the checks above
         "src/masked_sae/config.py",  # of any setting
         "src/masked_sae/command_line.py",  # of a command's own keys
         "src/masked_sae/masks/replacement.py",  # mask.NAME.replacement
+        "src/masked_sae/latents/opened.py",  # run or against
+        "src/masked_sae/runs/recorded.py",  # of a command's own keys
         "src/masked_sae/runs/run.py",  # a corpus' origin, or lm.name
         "src/masked_sae/settings.py",  # of find's callers
         "src/masked_sae/sweeps/confirm.py",  # hydra.sweeper.confirm
@@ -101,5 +104,5 @@ def test_what_hands_keys_in_is_known() -> None:
 
 def test_the_table_of_keys_is_that_of_the_configuration() -> None:
     assert {"sae.k", "mask.token.rate", "eval.concepts", "lm.name"} <= known_keys()
-    assert not {"eval.packages", "eval.datasets", "words", "tokens", "quadrant"} & known_keys()
+    assert not {"eval.packages", "eval.datasets", "words", "quadrant"} & known_keys()
     assert Path(ROOT / "conf").is_dir()

@@ -1,7 +1,6 @@
 """Absorption against cases computed by hand, a word-by-word version of the definition, and its invariances."""
 
 import math
-import string
 from dataclasses import replace
 
 import pytest
@@ -13,8 +12,8 @@ from torch.nn import functional as F
 from masked_sae.evals.absorbed import absorption_at, split_latents
 from masked_sae.evals.absorption import AbsorptionResult, evaluate_absorption
 from masked_sae.evals.concept_probes import ConceptProbes, Ranking, fit_concept_probes, sparse_rows
-from masked_sae.evals.texts.activation_cache import TokenizedTexts
 from masked_sae.evals.texts.concepts import Concepts
+from support.absorbing import D_IN, positions
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +36,7 @@ def absorption_of(
 
 
 def at(*latents: float, along: float = ALONG) -> tuple[bool, float]:
-    full_W, _, fraction_W = absorption_at(
+    full_W, _, fraction_W, *_ = absorption_at(
         torch.tensor([[along, 7.0, -7.0]]), torch.tensor([latents]), DECODER, PROBE, [0]
     )
     return bool(full_W), fraction_W.item()
@@ -70,7 +69,7 @@ def test_an_activation_that_does_not_point_to_the_concept_has_none() -> None:
 def test_only_three_latents_count_as_absorbing() -> None:
     decoder_FD = torch.tensor([[0.0, 1.0]] + [[1.0, 0.0]] * 5)
     f_WF = torch.tensor([[0.0, 0.13, 0.13, 0.13, 0.13, 0.13], [0.0, 0.14, 0.14, 0.14, 0.14, 0.14]])
-    full_W, _, fraction_W = absorption_at(
+    full_W, _, fraction_W, *_ = absorption_at(
         torch.tensor([[1.0, 0.0]]).expand(2, 2), f_WF, decoder_FD, torch.tensor([1.0, 0]), [0]
     )
     assert full_W.tolist() == [False, False]
@@ -109,7 +108,7 @@ def test_all_positions_at_once_are_as_each_by_itself() -> None:
     x_WD = f_WF @ decoder_FD + 0.1 * torch.randn(400, 8, generator=generator)
     cosine_F = F.cosine_similarity(decoder_FD, probe_D, dim=1)
     split = cosine_F.topk(3).indices[1:].tolist()
-    full_W, _, fraction_W = absorption_at(x_WD, f_WF, decoder_FD, probe_D, split)
+    full_W, _, fraction_W, *_ = absorption_at(x_WD, f_WF, decoder_FD, probe_D, split)
     doubles = [tensor.double().tolist() for tensor in (x_WD, f_WF, decoder_FD, probe_D)]
     expected = [word_by_word(x, f, doubles[2], doubles[3], split) for x, f in zip(doubles[0], doubles[1], strict=True)]
     assert full_W.tolist() == [full for full, _ in expected]
@@ -131,41 +130,6 @@ def test_all_positions_at_once_are_as_each_by_itself() -> None:
 )
 def test_split_latents_are_the_shortest_prefix_past_which_f1_hardly_grows(f1: tuple[float, ...], expected: int) -> None:
     assert split_latents([8, 5, 2][: len(f1)], f1) == (8, 5, 2)[:expected]
-
-
-CONCEPTS, WORDS, CHILDREN = 3, 400, 40
-D_IN = CONCEPTS + 1 + CHILDREN
-
-
-def positions(children_absorbed: int) -> tuple[Concepts, Tensor, Tensor, Tensor]:
-    """Three concepts of 400 positions each, and 400 of none.
-
-    Each of a concept's positions is of one of its 40 children in turn. An activation is the concept's direction and the
-    child's; the SAE has a latent for each of them. But at the first `children_absorbed` children of the first concept
-    its latent is silent, and the child's latent, whose decoder points both ways, carries both directions.
-    """
-    concept_P = torch.arange(CONCEPTS + 1).repeat_interleave(WORDS)
-    child_P = torch.arange(WORDS).repeat(CONCEPTS + 1) % CHILDREN
-    parent_PC, child_PH = F.one_hot(concept_P).float(), F.one_hot(child_P).float()
-    x_PD = 3 * torch.cat([parent_PC, child_PH], dim=1)
-    absorbed_P = (concept_P == 0) & (child_P < children_absorbed)
-    f_PF = x_PD.clone()
-    f_PF[:, CONCEPTS] = 0  # "none" has no latent
-    f_PF[absorbed_P] = 0
-    absorbing_PH = 3 * math.sqrt(2) * child_PH * absorbed_P[:, None]
-    decoder_FD = torch.cat([torch.eye(D_IN), torch.zeros(CHILDREN, D_IN)])
-    decoder_FD[D_IN:, 0] = math.sqrt(0.5)
-    decoder_FD[D_IN:, CONCEPTS + 1 :].fill_diagonal_(math.sqrt(0.5))
-    # Each child is at as many training as test positions: of a child's ten positions two are tested on.
-    test_P = (torch.arange(WORDS).repeat(CONCEPTS + 1) // CHILDREN) % 5 == 0
-    tokens_NT = torch.zeros(len(x_PD), 1, dtype=torch.long)
-    reading = TokenizedTexts(
-        tokens_NT, torch.ones(len(x_PD), dtype=torch.long), torch.ones_like(tokens_NT, dtype=torch.bool)
-    )
-    labels_PC = parent_PC[:, :CONCEPTS].bool()
-    names = tuple(string.ascii_lowercase[:CONCEPTS])
-    concepts = Concepts("letters", reading, names, labels_PC, test_P, minimum=CONCEPTS)
-    return concepts, x_PD, torch.cat([f_PF, absorbing_PH], dim=1), decoder_FD
 
 
 def results(result: AbsorptionResult) -> list[tuple[tuple[int, ...], int, float, float]]:

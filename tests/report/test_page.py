@@ -77,6 +77,23 @@ def test_it_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(tmp_path: 
     assert {link[1:] for link in page.all("a", "href") if link.startswith("#")} <= ids
 
 
+def test_figures_of_absorption_link_to_the_pages_that_show_it(tmp_path: Path) -> None:
+    sweep = tmp_path / "a sweep #1"
+    first, second, *_ = make_sweep(
+        sweep, **{**SMALL, "only": (*SMALL["only"], "absorption/token_class/full_absorption")}
+    )
+    first.folder.absorption().touch()
+    beside = first.folder.absorption(against=second.folder.run_id)
+    beside.touch()
+    page = report(sweep)
+    links = [link for link in page.all("a", "href") if "absorption" in link]
+    assert [unquote(link) for link in links[:2]] == [
+        f"./{first.folder.run_id}/{path.name}" for path in (beside, first.folder.absorption())
+    ]
+    assert links == links[:2] * 2  # below the fronts, and beside what masking does to it
+    assert f"{first.folder.run_id} against {second.folder.run_id}" in page.shown
+
+
 def test_every_chart_on_the_page_has_its_data(tmp_path: Path) -> None:
     make_sweep(tmp_path, **SMALL)
     page = report(tmp_path)

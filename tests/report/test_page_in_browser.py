@@ -1,32 +1,16 @@
 """The page as a person meets it: in a headless Chromium, opened from disk."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from masked_sae.report.build import write_report
+from support.browsing import visit, wait_for
 from support.made_sweeps import break_members, make_sweep
 
 pytestmark = pytest.mark.browser
-
-_READY = "return document.documentElement.dataset.ready === 'yes'"
-
-
-def wait_for(true: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
-def visit(browser: Any, page: Path) -> None:
-    browser.get_log("browser")  # forget what earlier pages wrote
-    browser.get(page.resolve().as_uri())
-    wait_for(lambda: browser.execute_script(_READY))
 
 
 def cells(browser: Any, column: int) -> list[str]:

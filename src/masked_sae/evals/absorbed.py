@@ -20,7 +20,7 @@ FRACTION_COSINE = 0.1  # between the probe and each of the absorbing latents of 
 CARRIED_SHARE = 0.4  # of the activation's projection that absorbing latents carry, at least
 MAX_ABSORBING = 3  # latents that may share in the fraction
 F1_JUMP = 0.03  # one more latent in the sparse probe counts as a split where F1 grows by more
-_SILENT = 1e-8
+SILENT = 1e-8  # below it a latent does not fire
 _CHUNK = 512  # positions whose latents are dense at a time
 
 
@@ -31,11 +31,17 @@ class Absorbed(NamedTuple):
         full_W: whether one latent carries the concept in place of the split latents, bool.
         latent_W: the latent that carries most of the concept, int64.
         fraction_W: the absorption fraction, float32 in [0, 1].
+        silent_W: whether no split latent fires, bool.
+        along_W: the activation's projection on the probe, float32.
+        carried_W: what that latent carries of it, float32.
     """
 
     full_W: Tensor
     latent_W: Tensor
     fraction_W: Tensor
+    silent_W: Tensor
+    along_W: Tensor
+    carried_W: Tensor
 
 
 def split_latents(ranked: Sequence[int], f1: Sequence[float], jump: float = F1_JUMP) -> tuple[int, ...]:
@@ -75,7 +81,7 @@ def absorption_at(x_WD: Tensor, f_WF: Tensor, W_dec_FD: Tensor, probe_D: Tensor,
     main = torch.tensor(split, dtype=torch.long, device=f_WF.device)
 
     top_W, latent_W = carried_WF.max(dim=1)
-    silent_W = (f_WF[:, main] < _SILENT).all(dim=1)
+    silent_W = (f_WF[:, main] < SILENT).all(dim=1)
     aligned_W = cosine_F[latent_W] >= FULL_COSINE
     full_W = silent_W & aligned_W & (along_W > 0) & (top_W >= CARRIED_SHARE * along_W)
 
@@ -86,7 +92,8 @@ def absorption_at(x_WD: Tensor, f_WF: Tensor, W_dec_FD: Tensor, probe_D: Tensor,
     absorbed_W = others_WF.topk(min(MAX_ABSORBING, others_WF.shape[1]), dim=1).values.sum(dim=1)
     applies_W = (along_W > 0) & (main_W < along_W) & (absorbed_W >= CARRIED_SHARE * along_W)
     a_W, m_W = absorbed_W.minimum(along_W - main_W), main_W.clamp_min(0)
-    return Absorbed(full_W, latent_W, torch.where(applies_W, a_W / (a_W + m_W).clamp_min(1e-30), 0.0))
+    fraction_W = torch.where(applies_W, a_W / (a_W + m_W).clamp_min(1e-30), 0.0)
+    return Absorbed(full_W, latent_W, fraction_W, silent_W, along_W, top_W)
 
 
 def absorbed_on(
@@ -100,6 +107,6 @@ def absorbed_on(
         main = np.searchsorted(columns, split).tolist()
         dense_WF = torch.from_numpy(f_WF[:, columns].toarray())
         columns_F = torch.from_numpy(columns)
-        full_W, latent_W, fraction_W = absorption_at(x_PD[some_W], dense_WF, W_dec_FD[columns_F], probe_D, main)
-        found.append(Absorbed(full_W, columns_F[latent_W], fraction_W))
+        here = absorption_at(x_PD[some_W], dense_WF, W_dec_FD[columns_F], probe_D, main)
+        found.append(here._replace(latent_W=columns_F[here.latent_W]))
     return Absorbed(*(torch.cat(parts) for parts in zip(*found, strict=True)))

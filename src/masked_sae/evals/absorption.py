@@ -2,7 +2,7 @@
 
 After Chanin et al. 2024, "A is for absorption" (arXiv 2409.14507), with SAEBench's definitions and settings.
 
-Axes: P positions, W positions of one concept that its probe gets right, C concepts, D `d_in`, F `d_sae`, K latents.
+Axes: P positions, W positions of one concept that its probe gets right, C concepts, D `d_in`, F `d_sae`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,29 +10,21 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from masked_sae.evals.absorbed import Absorbed, absorbed_on, split_latents
-from masked_sae.evals.concept_probes import (
-    ConceptProbes,
-    Ranking,
-    fit_concept_probes,
-    rank_latents,
-    sparse_probe_f1,
-    sparse_rows,
+from masked_sae.evals.absorption_decisions import (
+    SUFFIXES,
+    ConceptDecisions,
+    Decisions,
+    decide_absorption,
+    decide_on_set,
 )
+from masked_sae.evals.concept_probes import ConceptProbes, Ranking
 from masked_sae.evals.context import EvalContext, EvaluatedSAE
 from masked_sae.evals.family import Family, Measured, Wording, same_settings
-from masked_sae.evals.texts.concepts import Concepts, first_letter, token_class
-from masked_sae.evals.texts.span_sets import SPAN_SETS
-from masked_sae.evals.texts.spans import concepts_of_spans
-from masked_sae.saes import InferenceSAE
-
-MINIMUM_F1 = 0.6  # a concept whose ground-truth probe is no better is left out
-MAX_LATENTS = 10  # of a sparse probe
+from masked_sae.evals.texts.concepts import Concepts
 
 
 @dataclass(frozen=True)
@@ -111,87 +103,49 @@ def evaluate_absorption(
     W_dec_FD: Tensor,
     *,
     probes: ConceptProbes | None = None,
-    minimum_f1: float = MINIMUM_F1,
-    max_latents: int = MAX_LATENTS,
     rankings: Sequence[Ranking] = ("weight",),
-    seed: int = 0,
 ) -> dict[Ranking, AbsorptionResult]:
     """Absorption of an SAE's latents on a set of concepts, by each way to choose a concept's latents.
 
-    Args:
-        x_PD: activations at the concepts' positions as the LM gives them, float32: L1 decay and the sparse probes'
-            regularisation take the latents in the LM's units, as SAEBench does.
-        f_PF: the latents of these activations, in the same units; dense, or sparse, where they are many.
-        W_dec_FD: decoder rows. They may have any norm: latents are measured as if all had norm 1.
-        probes: of `fit_concept_probes`, which else is called.
-        minimum_f1: a concept is measurable if its ground-truth probe's F1 is higher.
-        rankings: see `rank_latents`; SAEBench's by default.
-        seed: of the order of the probes' batches.
+    Args: as those of `decide_absorption`.
     """
-    x_PD, W_dec_FD, test_P = x_PD.cpu().float(), W_dec_FD.detach().cpu().float(), concepts.test_P
-    probes = probes or fit_concept_probes(concepts, x_PD, seed=seed)
-    norm_F = W_dec_FD.norm(dim=1)
-    unit_FD = W_dec_FD / norm_F.clamp_min(1e-12)[:, None]
-    latents_PF = sparse_rows(f_PF)
-    latents_PF = csr_array(
-        (latents_PF.data * norm_F.numpy()[latents_PF.indices], latents_PF.indices, latents_PF.indptr),
-        shape=latents_PF.shape,
+    return results_of(concepts, decide_absorption(concepts, x_PD, f_PF, W_dec_FD, probes=probes, rankings=rankings))
+
+
+def results_of(concepts: Concepts, decisions: Decisions) -> dict[Ranking, AbsorptionResult]:
+    """Means over the positions that were decided."""
+    return {ranking: _result(concepts, decisions, decided) for ranking, decided in decisions.by_ranking.items()}
+
+
+def _result(concepts: Concepts, decisions: Decisions, decided: Sequence[ConceptDecisions]) -> AbsorptionResult:
+    of_concept = {one.concept: one for one in decided}
+    pairs: list[PairAbsorption] = []
+    for general, special in concepts.pairs:
+        if general in of_concept and special in of_concept:
+            absorbed, rows_W = of_concept[general].absorbed, of_concept[general].rows_W
+            both_W = concepts.labels_PC[rows_W, special]
+            by_W = absorbed.full_W & torch.isin(absorbed.latent_W, torch.tensor(of_concept[special].split_latents))
+            if both_W.any():
+                share = by_W[both_W].double().mean().item()
+                names = concepts.names[general], concepts.names[special]
+                pairs.append(PairAbsorption(*names, int(both_W.sum()), share))
+    found = tuple(_concept_absorption(concepts, decisions.probes, one) for one in decided)
+    return AbsorptionResult(found, tuple(pairs), decisions.measurable, decisions.l0, decisions.not_measurable)
+
+
+def _concept_absorption(concepts: Concepts, probes: ConceptProbes, decided: ConceptDecisions) -> ConceptAbsorption:
+    return ConceptAbsorption(
+        concept=concepts.names[decided.concept],
+        probe_f1=probes.f1_C[decided.concept].item(),
+        sparse_f1=decided.sparse_f1,
+        split_latents=decided.split_latents,
+        positions=len(decided.rows_W),
+        full_absorption=decided.absorbed.full_W.double().mean().item(),
+        absorption_fraction=decided.absorbed.fraction_W.double().mean().item(),
     )
-    f_test_PF = latents_PF[test_P.numpy()]
-    l0 = float(np.count_nonzero(f_test_PF.data > 0) / f_test_PF.shape[0])
-    measurable = (probes.f1_C > minimum_f1).nonzero()[:, 0].tolist()
-    if len(measurable) < max(concepts.minimum, 1):
-        reason = (
-            f"{len(measurable)} of {len(concepts.names)} concepts have a ground-truth probe with an F1 over "
-            f"{minimum_f1:g}; {max(concepts.minimum, 1)} are needed"
-        )
-        return dict.fromkeys(rankings, AbsorptionResult((), (), len(measurable), l0, reason))
-    train_PC = concepts.labels_PC[~test_P]
-    ranked = rank_latents(latents_PF[~test_P.numpy()], train_PC, max_latents, seed, rankings=rankings)
-    columns_PF = latents_PF.tocsc()
-    x_test_PD, labels_test_PC = x_PD[test_P], concepts.labels_PC[test_P]
-    right_PC = labels_test_PC & (probes.linear.logits(x_test_PD) > 0)
-
-    def measure(concept: int, latents: list[int]) -> tuple[ConceptAbsorption, Absorbed, Tensor]:
-        f_PK = columns_PF[:, latents].toarray()
-        f1 = sparse_probe_f1(f_PK, concepts.labels_PC[:, concept].numpy(), test_P.numpy())
-        split = split_latents(latents, f1)
-        right_W = right_PC[:, concept].nonzero()[:, 0]
-        absorbed = absorbed_on(x_test_PD, f_test_PF, unit_FD, probes.linear.W_CD[concept], split, right_W)
-        found = ConceptAbsorption(
-            concept=concepts.names[concept],
-            probe_f1=probes.f1_C[concept].item(),
-            sparse_f1=f1,
-            split_latents=split,
-            positions=len(right_W),
-            full_absorption=absorbed.full_W.double().mean().item(),
-            absorption_fraction=absorbed.fraction_W.double().mean().item(),
-        )
-        return found, absorbed, right_W
-
-    def result(ranked_CK: Tensor) -> AbsorptionResult:
-        measured = {concept: measure(concept, ranked_CK[concept].tolist()) for concept in measurable}
-        pairs: list[PairAbsorption] = []
-        for general, special in concepts.pairs:
-            if general in measured and special in measured:
-                (one, absorbed, right_W), (other, *_) = measured[general], measured[special]
-                both_W = labels_test_PC[right_W, special]
-                by_W = absorbed.full_W & torch.isin(absorbed.latent_W, torch.tensor(other.split_latents))
-                if both_W.any():
-                    share = by_W[both_W].double().mean().item()
-                    pairs.append(PairAbsorption(one.concept, other.concept, int(both_W.sum()), share))
-        return AbsorptionResult(
-            tuple(found for found, *_ in measured.values()), tuple(pairs), len(measurable), l0, None
-        )
-
-    return {ranking: result(ranked_CK) for ranking, ranked_CK in ranked.items()}
 
 
-# SAEBench ranks latents by their weight in the L1 probe, which says little of latents that are strong and rare; their
-# contribution to the probe's logit is measured beside it.
-_SUFFIXES: dict[Ranking, str] = {"weight": "", "contribution": "_by_contribution"}
 _SHARED = ("concepts", "l0")  # whatever the ranking
-_POSITIONS_AT_ONCE = 4096  # whose latents are dense at a time
 
 
 def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
@@ -200,8 +154,9 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
     notes: dict[str, str] = {}
     details: dict[str, Any] = {}
     for name in context.settings.concepts:
-        for ranking, found in _on_concepts(name, evaluated.sae, context).items():
-            suffix = _SUFFIXES[ranking]
+        decided = decide_on_set(name, evaluated.sae, context)
+        for ranking, found in results_of(decided.concepts, decided.decisions).items():
+            suffix = SUFFIXES[ranking]
             for key, value in found.metrics().items():
                 metrics[f"{name}/{key}{'' if key in _SHARED else suffix}"] = value
             details[f"{name}{suffix}"] = [asdict(concept) for concept in found.concepts]
@@ -210,30 +165,6 @@ def measure(evaluated: EvaluatedSAE, context: EvalContext) -> Measured:
             if found.not_measurable is not None:
                 notes[name] = f"not measurable on this LM: {found.not_measurable}"
     return Measured(metrics, notes, details)
-
-
-def _on_concepts(name: str, sae: InferenceSAE, context: EvalContext) -> dict[Ranking, AbsorptionResult]:
-    seed, lm = context.settings.seed, context.lm
-    concepts = _concepts(name, context)
-    x_PD = context.cache.read(lm, concepts.texts, f"absorption/{name}")
-    probes = context.once(("concept probes", name), lambda: fit_concept_probes(concepts, x_PD, seed=seed))
-    chunks = x_PD.split(_POSITIONS_AT_ONCE)
-    f_PF = csr_array(vstack([sparse_rows(sae.encode(some.to(lm.device))) for some in chunks]))
-    return evaluate_absorption(concepts, x_PD, f_PF, sae.W_dec_FD, probes=probes, rankings=tuple(_SUFFIXES), seed=seed)
-
-
-def _concepts(name: str, context: EvalContext) -> Concepts:
-    lm, settings = context.lm, context.settings
-    if name == "first_letter":
-        words, seed = settings.concept_words, settings.seed
-        return context.texts_once((name, words, seed), lambda: first_letter(lm, words=words, seed=seed))
-    tokens, seed = settings.concept_tokens, settings.seed
-    if name in SPAN_SETS:
-        length = context.held_out.content_length
-        made = lambda: concepts_of_spans(SPAN_SETS[name], lm, length=length, tokens=tokens, seed=seed)  # noqa: E731
-        return context.texts_once((name, length, tokens, seed), made)
-    made = lambda: token_class(lm, context.held_out, tokens=tokens, seed=seed)  # noqa: E731
-    return context.texts_once((name, tokens, seed), made)
 
 
 def _covers(measured: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

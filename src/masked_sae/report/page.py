@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from masked_sae.report.absorption_pages import find_absorption_pages
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
 from masked_sae.report.design import Design, show_setting
@@ -92,6 +93,7 @@ def render_page(
             for metric in metrics
             if fronts(runs, design, metric) or references(runs, metric)
         ],
+        "absorption_pages": find_absorption_pages(link_of),
         "dots": bool(metrics) and all(dot_rows(runs, design, metric) for metric in metrics),
         "curves": [(name, charts.add(figure)) for name, figure in curve_charts(runs, design)],
         "table": _table(runs, design, link_of),
@@ -133,6 +135,7 @@ def _stratum(design: Design, label: str, findings: Sequence[Finding], charts: _C
             {
                 "name": finding.metric.label,
                 "titled": _named(finding.metric),
+                "absorption": finding.metric.key.startswith("absorption/"),
                 "said": sentence(finding).removeprefix(f"{finding.metric.label}: "),
                 "verdict": finding.verdict,
                 "l0": _matched(finding),

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+_AGAINST = "absorption_against_"  # what the page of two runs is called, before the other's id
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -64,6 +66,20 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         return self.path / ".lock"
+
+    def absorption(self, against: str = "") -> Path:
+        """The page of what its latents absorb, alone or beside another run.
+
+        Args:
+            against: the other's id.
+        """
+        return self.path / (f"{_AGAINST}{against}.html" if against else "absorption.html")
+
+    def absorption_pages(self) -> dict[str, Path]:
+        """Those that are there, by the id of the other run; empty for the run alone."""
+        alone = self.absorption()
+        beside = {path.stem.removeprefix(_AGAINST): path for path in sorted(self.path.glob(f"{_AGAINST}?*.html"))}
+        return ({"": alone} if alone.exists() else {}) | beside
 
 
 def clear_run(folder: RunFolder) -> None:

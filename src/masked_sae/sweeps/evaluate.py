@@ -1,31 +1,27 @@
 """What `python -m src.evaluate` does: finds the SAEs, has them measured, and prints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
 
 from masked_sae.config import RunConfig, check_measuring, recorded_config
-from masked_sae.errors import DamagedFileError, InputError, one_line
+from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.evals.texts.task_settings import check_tasks
 from masked_sae.interop.loading import digest_of, find_sae, is_folder
 from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.recorded import change, keys_of, recorded_run, refused_in_a_line
 from masked_sae.runs.results import REFERENCE, is_old_reference, read_results
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import read_state
 from masked_sae.runs.sweep_record import read_members
-from masked_sae.settings import without_neutral
 from masked_sae.sweeps.measure import measure_runs
 from masked_sae.sweeps.references import describe, origin_of, place_of, readable, trimmed
 from masked_sae.sweeps.summary import print_members
 from masked_sae.tracking.sweep import log_sweep
 from masked_sae.training.evaluation import unmeasured
-
-_OWN = ("lm", "data", "eval", "trainer")  # of a run's configuration, what the command line may change
 
 
 def evaluate_folders(kind: str, folders: Sequence[str | Path], settings: RunConfig, overrides: Sequence[str]) -> None:
@@ -95,17 +91,18 @@ def _find_run(source: str | Path, settings: RunConfig, overrides: Sequence[str])
         return _find_foreign(source, settings, overrides)
     origin = origin_of(run)
     if origin is not None:
-        return _run_in(run, settings, overrides, _found_again(run, origin, settings))
+        there = _found_again(run, origin, settings)
+        return _reference_in(run, read_config(run.config), settings, overrides, there)
     if not run.sae.is_dir():
         raise InputError("sae", folder, "a run that is done: this one has no SAE yet")
-    return _run_in(run, settings, overrides, None)
+    return recorded_run("sae", run, settings, overrides)
 
 
 def _find_foreign(source: str | Path, settings: RunConfig, overrides: Sequence[str]) -> Run:
     found = find_sae(source)
-    record = describe(found, settings, _keys(overrides))
+    record = describe(found, settings, keys_of(overrides))
     place = place_of(found, record, settings)
-    return _recorded(place, OmegaConf.create(record), settings, overrides, origin=found.folder)
+    return _reference_in(place, OmegaConf.create(record), settings, overrides, found.folder)
 
 
 def _found_again(folder: RunFolder, origin: str, settings: RunConfig) -> Path:
@@ -122,68 +119,17 @@ def _found_again(folder: RunFolder, origin: str, settings: RunConfig) -> Path:
     return found
 
 
-def _run_in(folder: RunFolder, settings: RunConfig, overrides: Sequence[str], origin: Path | None) -> Run:
-    """With the configuration of its folder, this command's `eval`, and what else stood on the command line."""
-    stored = read_config(folder.config)
-    lacks = [] if origin is not None else [key for key in ("mask", "sae", "optim") if key not in stored]
-    if lacks:
-        raise InputError("sae", folder.config, f"a whole configuration: this one lacks {', '.join(lacks)}")
-    return _recorded(folder, stored, settings, overrides, origin)
-
-
-def _recorded(
-    folder: RunFolder, stored: DictConfig, settings: RunConfig, overrides: Sequence[str], origin: Path | None
+def _reference_in(
+    folder: RunFolder, stored: DictConfig, settings: RunConfig, overrides: Sequence[str], origin: Path
 ) -> Run:
-    try:
-        asked = OmegaConf.create(_plain(settings))
-        for key in _keys(overrides):
-            if key.split(".")[0] in _OWN:
-                OmegaConf.update(stored, key, OmegaConf.select(asked, key), merge=False, force_add=True)
-        stored["eval"] = asked["eval"]
-        OmegaConf.update(stored, "trainer.progress", settings.trainer.progress, force_add=True)
-        record: Any = OmegaConf.to_container(stored, resolve=True)
-        if origin is None:
-            config = recorded_config(stored, settings, _own(folder, record))
-        else:
-            record = trimmed(record)
-            config = recorded_config(OmegaConf.create(readable(record, settings)), settings, {})
-            config.trainer.progress = settings.trainer.progress
-    except MissingMandatoryValue as error:
-        valid = f"a whole configuration: this one lacks {error.full_key}; {error.full_key}=VALUE would name it"
-        raise InputError("sae", folder.config, valid) from error
-    except (
-        OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError, YAMLError, OmegaConfBaseException
-    ) as error:  # fmt: skip
-        raise InputError("sae", folder.config, f"a run's configuration ({one_line(error)})") from error
+    """An SAE from elsewhere, with the configuration that is recorded of it."""
+    with refused_in_a_line("sae", folder.config):
+        change(stored, settings, overrides)
+        record = trimmed(cast("dict[str, Any]", OmegaConf.to_container(stored, resolve=True)))
+        config = recorded_config(OmegaConf.create(readable(record, settings)), settings, {})
+        config.trainer.progress = settings.trainer.progress
     check_measuring(config)
     return Run(folder, {}, config, origin=origin, on_record=record)
-
-
-def _own(folder: RunFolder, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the results tell of a user's own.
-
-    Raises:
-        DamagedFileError: they are damaged, and only they could tell.
-    """
-    try:
-        return read_results(folder).own
-    except FileNotFoundError:
-        return {}
-    except DamagedFileError as error:
-        rooms = [record.get("sae"), *(record.get("mask") or {}).values()]
-        if any(isinstance(room, Mapping) and cast(Mapping[str, Any], room).get("_module_") for room in rooms):
-            mend = "remove it, and python -m src.train of the run writes it again"
-            raise DamagedFileError(error.path, error.why, mend) from error
-        return {}
-
-
-def _plain(settings: RunConfig) -> dict[str, Any]:
-    plain = without_neutral(settings)
-    return {key: plain[key] for key in _OWN}
-
-
-def _keys(overrides: Sequence[str]) -> list[str]:
-    return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def _is_pending(run: Run) -> bool:

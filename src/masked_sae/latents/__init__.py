@@ -1,0 +1,1 @@
+"""What single latents are: pages of them, from a run's folder."""
