@@ -1,6 +1,6 @@
 """Model cards: what was trained, what was measured and at which L0, how to load it, how to train it again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,17 +92,18 @@ def sweep_card(
     context: dict[str, Any] = {
         "name": name,
         "count": len(runs),
-        "lm": _lm(first),
-        "hook_name": first.setting("lm.hook_name"),
-        "varied": ", ".join(heading(key, {}) for key in design.varied) or "nothing",
-        "unmasked": design.baseline is not None and len(design.arms) > 1,
+        "lms": _each(_lm(run) for run in runs),
+        "hook_names": _each(code(run.setting("lm.hook_name")) for run in runs),
+        "varied": ", ".join(heading(key, table_of[0].labels) for key in design.varied) or "nothing",
+        "masked": any(not arm.unmasked for arm in design.arms),
+        "unmasked": design.baseline is not None,
         "saelens": _load_with_saelens(place.repo, first.name),
         "here": _load_here(place.repo, first.name),
         "members": _members_table(runs, table_of[0], design),
         "left": left,
         "findings": Markdown(said.findings),
         "figures": said.figures,
-        "text": describe_text(first),
+        "text": "; ".join(dict.fromkeys(map(describe_text, runs))),
         "commands": "\n".join(said.commands),
         "made_with": _made_with(runs),
         "yours": _yours(first),
@@ -221,6 +222,10 @@ def _lm(run: TrainedRun) -> Markdown:
     name = str(run.setting("lm.name"))
     on_hub = hub_name(name)
     return Markdown(f"[{on_hub}](https://huggingface.co/{on_hub})") if on_hub else code(name)
+
+
+def _each(texts: Iterable[Markdown]) -> Markdown:
+    return Markdown(", ".join(dict.fromkeys(texts)))
 
 
 def _load_with_saelens(repo: str, name: str) -> str:

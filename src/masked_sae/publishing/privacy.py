@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from masked_sae.runs.identity import HOW, is_part_of
+
 # Settings of where, and in whose name: as conf/ has them, so that a configuration can still be run.
 _OF_THE_MAKER: Mapping[str, Any] = {
     "output_dir": "runs",
@@ -53,6 +55,12 @@ def public_text(text: str) -> str:
     if _PLACE.fullmatch(text):
         return _last_part(text)
     return _PLACE_WITHIN.sub(lambda found: _last_part(found[0]), text)
+
+
+def public_command(words: Sequence[str]) -> list[str]:
+    """What stood on a command line, without what only says where and how."""
+    kept = [word for word in words if not is_part_of(word.lstrip("+~").partition("=")[0], HOW)]
+    return [public_text(word) for word in kept]
 
 
 def _last_part(place: str) -> str:

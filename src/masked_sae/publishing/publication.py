@@ -7,7 +7,7 @@ from pathlib import Path
 from masked_sae.errors import InputError
 from masked_sae.files import write_json, write_text
 from masked_sae.publishing.card import CARD, Place, Said, run_card, sweep_card, with_front_matter
-from masked_sae.publishing.privacy import names_a_place, private_places, public_text, public_values
+from masked_sae.publishing.privacy import names_a_place, private_places, public_command, public_values
 from masked_sae.publishing.trained_run import TrainedRun, read_trained_run, why_not_published
 from masked_sae.publishing.training_figure import write_training_figure
 from masked_sae.report.build import write_report
@@ -22,6 +22,7 @@ from masked_sae.runs.sweep_record import MEMBERS, read_commands, read_labels, re
 _FIGURE = "training_curve.png"
 _PAGES = ("latents*.html", "absorption*.html")
 _PAGES_DATA = ("latents_data*", "absorption_data*")
+_NAMED = 3  # in one line
 _ELSEWHERE = "/path/to"  # a folder's place, in commands of a report that is published
 
 
@@ -80,7 +81,7 @@ def prepare_sweep(folder: Path, place: Place, staging: Path) -> Publication:
     found = read_runs([root])
     card = sweep_card(root.name, runs, place, (found, read_design(found)), said, left)
     write_text(root / CARD, with_front_matter(card, runs, place))
-    notes = [f"{name} is left out: it {reason}" for name, reason in left.items()]
+    notes = [f"left out: {', '.join(list(left)[:_NAMED])}{'…' if len(left) > _NAMED else ''}: not done"] if left else []
     checked = _checked(files | _below(root), [folder, staging], shown)
     return replace(checked, notes=[*notes, *checked.notes])
 
@@ -114,7 +115,7 @@ def _public_attempt(attempt: dict[str, object]) -> dict[str, object]:
 def _write_record(root: Path, sweep: Path, runs: Sequence[TrainedRun]) -> None:
     """What the sweep is, so that src.report reads the downloaded folder as it reads the original."""
     members = {run.name: run.swept for run in runs}
-    commands = [[public_text(word) for word in command] for command in read_commands(sweep)]
+    commands = [public_command(command) for command in read_commands(sweep)]
     write_json(root / MEMBERS, {"members": members, "commands": commands, "labels": read_labels(sweep)})
 
 

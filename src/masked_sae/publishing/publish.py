@@ -1,6 +1,7 @@
 """`python -m src.publish`: a run or a sweep, to the hub or into a folder."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from masked_sae.publishing.publication import Publication, prepare_run, prepare_
 from masked_sae.publishing.upload import check_name, full_name, upload
 
 _WIDTH = 80  # columns
+_MOST_LISTED = 16  # files, one by one
 _YOU = "YOUR-NAME"  # in a dry run, the owner of what has none
 
 
@@ -96,8 +98,20 @@ def _write(prepared: Publication, folder: Path) -> None:
 
 def _said(prepared: Publication) -> list[str]:
     """What goes where, with sizes, on as many columns as a terminal has at least; and the notes."""
-    listed = [f"{_size(file.stat().st_size):>9}  {_brief(name)}" for name, file in prepared.files.items()]
-    return [*listed, *(f"note: {note}" for note in prepared.notes)]
+    return [*_listed(prepared.files), *(f"note: {note}" for note in prepared.notes)]
+
+
+def _listed(files: Mapping[str, Path]) -> list[str]:
+    """Files one by one, or of many those of a folder together."""
+    together: dict[str, list[int]] = {}
+    for name, file in files.items():
+        folder, below, _ = name.partition("/")
+        shown = f"{folder}/" if below and len(files) > _MOST_LISTED else name
+        together.setdefault(shown, []).append(file.stat().st_size)
+    return [
+        f"{_size(sum(sizes)):>9}  {_brief(f'{name} ({len(sizes)} files)' if name.endswith('/') else name)}"
+        for name, sizes in together.items()
+    ]
 
 
 def _brief(name: str) -> str:

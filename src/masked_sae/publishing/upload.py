@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from masked_sae.errors import InputError, first_line
 
 _TOKENS = "https://huggingface.co/settings/tokens"
+_SERVER_FAILED = 500
 _REFUSALS = {
     401: "a login that the hub knows: `hf auth login`, or another HF_TOKEN",
     402: "an account that may store so much",
@@ -66,15 +67,15 @@ def upload(repo: str, files: Mapping[str, Path], message: str, *, private: bool)
     with _hub_errors(repo):
         made = _make(api, repo, private=private)
     additions = [CommitOperationAdd(name, file) for name, file in files.items()]
+    url = f"{api.endpoint}/{repo}"
+    refused = "; nothing was published" + (", and the repository that was made is empty" if made else "")
     with (
-        _hub_errors(
-            repo, "; nothing was published, and the repository is empty" if made else "; nothing was published"
-        ),
+        _hub_errors(repo, refused, f"; {url} shows whether all of it was published, or nothing"),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # results.parquet
         api.create_commit(repo, additions, commit_message=message)
-    return f"{api.endpoint}/{repo}"
+    return url
 
 
 def _make(api: HfApi, repo: str, *, private: bool) -> bool:
@@ -90,32 +91,34 @@ def _make(api: HfApi, repo: str, *, private: bool) -> bool:
 
 
 @contextmanager
-def _hub_errors(repo: str, outcome: str = "") -> Generator[None]:
+def _hub_errors(repo: str, refused: str = "", unknown: str = "") -> Generator[None]:
+    """
+    Args:
+        refused: what follows from it that the hub refused.
+        unknown: and where nobody knows whether it did.
+    """
     try:
         yield
     except InputError:
         raise
     except OfflineModeIsEnabled as error:
-        raise InputError("repo", repo, f"a hub that may be asked: HF_HUB_OFFLINE is set{outcome}") from error
-    except HfHubHTTPError as error:
-        raise InputError("repo", repo, f"{_refusal(error)}{outcome}") from error
+        raise InputError("repo", repo, "a hub that may be asked: HF_HUB_OFFLINE is set") from error
     except Exception as error:
-        if cause := _http_error(error):
-            raise InputError("repo", repo, f"{_refusal(cause)}{outcome}") from error
+        answer = _hub_answer(error)
+        if answer is not None and answer.response.status_code < _SERVER_FAILED:
+            raise InputError("repo", repo, f"{_refusal(answer)}{refused}") from error
         # Each version of the hub's client has its own errors of the network.
-        valid = f"a hub that can be reached ({first_line(error)}); dry_run=true writes all of it to a folder{outcome}"
-        raise InputError("repo", repo, valid) from error
+        how = "; dry_run=true writes all of it to a folder"
+        raise InputError("repo", repo, f"a hub that can be reached ({first_line(error)}){how}{unknown}") from error
 
 
 def _refusal(error: HfHubHTTPError) -> str:
     status = error.response.status_code
-    return f"{_REFUSALS.get(status, f'a hub that takes it: {first_line(error)}')} (the hub said {status})"
+    return f"{_REFUSALS.get(status, f'what the hub takes: {first_line(error)}')} (the hub said {status})"
 
 
-def _http_error(error: BaseException) -> HfHubHTTPError | None:
-    """What the hub said to one of several uploads, beneath what their library makes of it."""
-    while (cause := error.__cause__) is not None:
-        if isinstance(cause, HfHubHTTPError):
-            return cause
-        error = cause
-    return None
+def _hub_answer(error: BaseException | None) -> HfHubHTTPError | None:
+    """What the hub said, if need be beneath what the upload of one of several files makes of it."""
+    while error is not None and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__
+    return error
