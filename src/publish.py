@@ -10,7 +10,6 @@ from masked_sae.command_line import clear_errors, named_folders, quoted, store_c
 from masked_sae.errors import InputError
 
 KEYS = store_config("publish")
-SWITCHES = ("private", "dry_run")
 
 
 @hydra.main(version_base=None, config_path=None, config_name="publish")
@@ -20,9 +19,10 @@ def main(config: DictConfig) -> None:
         if len(given) != 1:
             raise InputError("run", config.run, "either run=FOLDER or sweep=FOLDER")
         (folder,) = named_folders(given[0], str(config[given[0]]))
-        for key in SWITCHES:
-            if not isinstance(config[key], bool):
-                raise InputError("private" if key == "private" else "dry_run", config[key], "true or false")
+        if not isinstance(config.private, bool):
+            raise InputError("private", config.private, "true or false")
+        if not isinstance(config.dry_run, bool):
+            raise InputError("dry_run", config.dry_run, "true or false")
         # Only now: these read in heavy libraries.
         from masked_sae.publishing.publish import Request, publish
 
