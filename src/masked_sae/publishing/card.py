@@ -7,17 +7,17 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from masked_sae.publishing.markdown import Markdown, code, fill, table
+from masked_sae.publishing.markdown import Markdown, code, fill, link, table
 from masked_sae.publishing.privacy import LEFT_OUT
 from masked_sae.publishing.trained_run import TrainedRun
-from masked_sae.publishing.words import describe_architecture, describe_masks, describe_text, hub_name
+from masked_sae.publishing.words import describe_architecture, describe_masks, describe_text
 from masked_sae.report.catalogue import Catalogue, Metric, our_catalogue, read_words
 from masked_sae.report.design import Design
 from masked_sae.report.runs_table import Runs
 from masked_sae.runs.sweep_record import heading
 
 CARD = "README.md"
-_TAGS = ("sparse-autoencoder", "saelens", "masked-sae", "mechanistic-interpretability", "arxiv:2604.06495")
+_TAGS = ("sparse-autoencoder", "saelens", "masked-sae", "mechanistic-interpretability")
 _INDEXED = ("core/l0", "core/explained_variance", "core/ce_recovered")  # in the front matter, as the hub shows it
 _SHA_SHOWN = 12
 
@@ -102,7 +102,7 @@ def sweep_card(
         "members": _members_table(runs, table_of[0], design),
         "left": left,
         "findings": Markdown(said.findings),
-        "figures": said.figures,
+        "figures": _figures_table(said.figures),
         "text": "; ".join(dict.fromkeys(map(describe_text, runs))),
         "commands": "\n".join(said.commands),
         "made_with": _made_with(runs),
@@ -130,7 +130,7 @@ class Said:
 
 def with_front_matter(card: str, runs: Sequence[TrainedRun], place: Place) -> str:
     """A card as the hub reads it: what can be searched for stands in front."""
-    lms = {hub_name(str(run.setting("lm.name"))) for run in runs} - {None}
+    lms = {run.hub_lm for run in runs} - {None}
     datasets = {run.setting("data.name") for run in runs if run.setting("data.source") == "hub"}
     indexed = _eval_results(runs[0]) if len(runs) == 1 else []
     data = ModelCardData(
@@ -219,9 +219,25 @@ def _members_table(runs: Sequence[TrainedRun], found: Runs, design: Design) -> M
 
 
 def _lm(run: TrainedRun) -> Markdown:
-    name = str(run.setting("lm.name"))
-    on_hub = hub_name(name)
-    return Markdown(f"[{on_hub}](https://huggingface.co/{on_hub})") if on_hub else code(name)
+    return (
+        Markdown(f"[{run.hub_lm}](https://huggingface.co/{run.hub_lm})") if run.hub_lm else code(run.setting("lm.name"))
+    )
+
+
+def _figures_table(figures: Sequence[Path]) -> Markdown:
+    """Of each metric its front, and beside it what masking did to it."""
+
+    def shown(figure: Path) -> Markdown:
+        return Markdown(f"![{figure.stem.replace('_', ' ')}]({link(f'figures/{figure.name}')})")
+
+    fronts = {one.stem.removeprefix("front"): one for one in figures if one.stem.startswith("front_")}
+    beside: dict[str, list[Path]] = {metric: [] for metric in fronts}
+    for figure in figures:
+        of = [metric for metric in fronts if figure.stem.startswith(f"response{metric}")]
+        if of:
+            beside[max(of, key=len)].append(figure)  # one metric's name may begin with another's
+    rows = [(shown(front), Markdown(" ".join(map(shown, beside[metric])))) for metric, front in fronts.items()]
+    return table(("against L0", "response to masking"), rows) if rows else Markdown()
 
 
 def _each(texts: Iterable[Markdown]) -> Markdown:
@@ -246,7 +262,7 @@ def _again(repo: str, run: TrainedRun) -> str:
 
 def _yours(run: TrainedRun) -> str:
     """Settings that named places of the maker's machine."""
-    places = ["lm.name"] if hub_name(str(run.setting("lm.name"))) is None else []
+    places = ["lm.name"] if run.hub_lm is None else []
     places += ["data.path"] if run.setting("data.path") else []
     return " and ".join(places)
 

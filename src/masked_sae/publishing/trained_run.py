@@ -4,18 +4,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from masked_sae.errors import DamagedFileError, InputError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from masked_sae.errors import DamagedFileError, InputError, first_line
 from masked_sae.files import read_object
 from masked_sae.interop.saelens import check_sae
 from masked_sae.publishing.privacy import public_settings, public_values
+from masked_sae.report.catalogue import read_words
 from masked_sae.runs.attempts import Attempt, read_attempts
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.results import Results, is_old_reference, read_family, read_results
 from masked_sae.runs.state import RunState, read_state
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[\w.=+-]*[\w=+-])?", re.ASCII)  # a folder's, as a hub and a URL take it
+_CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class TrainedRun:
     swept: the keys that its sweep varies, with its values.
     cfg: of its SAE, as SAELens reads it.
     measured_with: by family of metrics, the settings that its figures depend on.
+    hub_lm: its LM's name on the hub; None where it was a folder's.
     """
 
     folder: RunFolder
@@ -34,6 +40,7 @@ class TrainedRun:
     state: RunState
     attempts: tuple[Attempt, ...]
     measured_with: Mapping[str, Mapping[str, Any]]
+    hub_lm: str | None
 
     @property
     def name(self) -> str:
@@ -45,10 +52,7 @@ class TrainedRun:
 
     def setting(self, key: str) -> Any:
         """A setting by its dotted key; None where the run has none."""
-        value: Any = self.results.config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return value
+        return _at(self.results.config, key)
 
 
 def why_not_published(folder: RunFolder) -> str:
@@ -81,6 +85,7 @@ def read_trained_run(folder: RunFolder, swept: Mapping[str, str] | None = None) 
     state = read_state(folder.state)
     assert state is not None  # it was asked whether it is done
     results = read_results(folder)
+    _refuse_odd_words(folder, results)
     public = replace(
         results,
         config=public_settings(results.config),
@@ -89,7 +94,36 @@ def read_trained_run(folder: RunFolder, swept: Mapping[str, str] | None = None) 
     )
     cfg = public_values(read_object(folder.sae / "cfg.json"))
     attempts = tuple(read_attempts(folder.attempts))
-    return TrainedRun(folder, public_values(swept or {}), public, cfg, state, attempts, _measured_with(folder))
+    lm = hub_name(str(_at(results.config, "lm.name") or ""))
+    return TrainedRun(folder, public_values(swept or {}), public, cfg, state, attempts, _measured_with(folder), lm)
+
+
+def _refuse_odd_words(folder: RunFolder, results: Results) -> None:
+    """What results tell of a user's own masks and metrics has a form."""
+    try:
+        read_words(results.own)
+        for mask in results.own.get("masks", {}).values():
+            dict(mask["effective"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedFileError(folder.results, f"what it tells of its maker's own is {first_line(error)}") from error
+
+
+def _at(settings: Mapping[str, Any], key: str) -> Any:
+    """A setting by its dotted key; None where there is none."""
+    value: Any = settings
+    for part in key.split("."):
+        value = cast(Mapping[str, Any], value).get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def hub_name(lm: str) -> str | None:
+    """The name of an LM, where it is one that the hub may have; None of a folder."""
+    try:
+        validate_repo_id(lm)
+    except HFValidationError:
+        return None
+    is_folder = any((place / lm).is_dir() for place in (Path.cwd(), _CHECKOUT))
+    return None if is_folder or not lm else lm
 
 
 def _measured_with(folder: RunFolder) -> dict[str, Mapping[str, Any]]:

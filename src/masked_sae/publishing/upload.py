@@ -109,7 +109,9 @@ def _hub_errors(repo: str, refused: str = "", unknown: str = "") -> Generator[No
             raise InputError("repo", repo, f"{_refusal(answer)}{refused}") from error
         # Each version of the hub's client has its own errors of the network.
         how = "; dry_run=true writes all of it to a folder"
-        raise InputError("repo", repo, f"a hub that can be reached ({first_line(error)}){how}{unknown}") from error
+        raise InputError(
+            "repo", repo, f"a hub that can be reached and takes it ({first_line(error)}){how}{unknown}"
+        ) from error
 
 
 def _refusal(error: HfHubHTTPError) -> str:

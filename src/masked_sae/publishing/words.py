@@ -2,11 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from masked_sae.config import all_settings
 from masked_sae.masks import run_masks as masks
@@ -14,7 +10,6 @@ from masked_sae.publishing.trained_run import TrainedRun
 from masked_sae.saes import settings as saes
 from masked_sae.settings import names
 
-_CHECKOUT = Path(__file__).resolve().parents[3]
 _TEXTS = {
     "stdlib": "the source and documentation of Python's standard library",
     "text": "the maker's own files",
@@ -40,9 +35,10 @@ def describe_text(run: TrainedRun) -> str:
 def describe_masks(run: TrainedRun) -> dict[str, str]:
     """What hid anything while it trained, by mask: what it is, and the settings that make a difference."""
     configured: Any = run.setting("mask")
+    named: Mapping[str, Any] = configured if isinstance(configured, Mapping) else {}
     own: Mapping[str, Any] = run.results.own.get("masks", {})
     found: dict[str, str] = {}
-    for name, values in (configured or {}).items():
+    for name, values in named.items():
         effective = own[name]["effective"] if name in own else masks.effective_of_recorded(name, values)
         if effective:
             settings = "; ".join(describe_setting(run, f"mask.{name}.{key}", value) for key, value in effective.items())
@@ -59,16 +55,6 @@ def describe_setting(run: TrainedRun, key: str, value: Any) -> str:
     label = words.get("label") or key.rpartition(".")[2].replace("_", " ")
     unit = f" ({words['unit']})" if words.get("unit") else ""
     return f"{label} {value}{unit}"
-
-
-def hub_name(lm: str) -> str | None:
-    """The name of an LM, where it is one that the hub has; None of a folder."""
-    try:
-        validate_repo_id(lm)
-    except HFValidationError:
-        return None
-    is_folder = any((place / lm).is_dir() for place in (Path.cwd(), _CHECKOUT))
-    return None if is_folder or "/" not in lm else lm
 
 
 def _opening(package: str, name: str, attribute: str) -> str:

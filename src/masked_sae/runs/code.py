@@ -10,7 +10,12 @@ from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import read_state
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_ONLY_LOOK_ON = ("report", "tracking", "sweeps", "publishing")  # rooms that carry runs and look at them: no result comes from there
+_ONLY_LOOK_ON = (
+    "report",
+    "tracking",
+    "sweeps",
+    "publishing",
+)  # rooms that carry runs and look at them: no result comes from there
 
 
 @cache
