@@ -21,6 +21,7 @@ from masked_sae.config import typed_config
 from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.interop.saelens import load_sae
 from masked_sae.publishing.publish import Request, publish
+from masked_sae.publishing.trained_run import hub_name
 from masked_sae.report.runs_table import read_runs
 from masked_sae.runs.config_file import read_config
 from masked_sae.runs.folder import RunFolder
@@ -285,6 +286,8 @@ def test_a_name_that_no_repository_has_is_refused_before_anything_is_asked(home:
     for name in ("a/b/c", "a--b", "-a", "a b", "x" * 97):
         with pytest.raises(InputError, match=r"^repo=.*: expected owner/name"):
             publish(request(home.run.path, repo=name))
+    with pytest.raises(InputError, match=r"^output_dir=.*: expected dry_run=true"):
+        publish(request(home.run.path, output_dir=Path("out")))
     assert hub.asked == []
 
 
@@ -306,6 +309,21 @@ def test_what_the_hub_refuses_is_one_line_and_nothing_is_published(
     with pytest.raises(InputError, match=f"^repo=ada/saes: expected {said}.*hub said {status}"):
         publish(request(home.run.path))
     assert all(one.files == {} for one in hub.repositories.values())
+
+
+@pytest.mark.parametrize(
+    ("lm", "name"),
+    [
+        ("EleutherAI/pythia-160m-deduped", "EleutherAI/pythia-160m-deduped"),
+        ("gpt2", "gpt2"),
+        ("assets/tiny_lm", None),  # a folder of the checkout
+        ("/models/pythia", None),
+        ("./pythia", None),
+        ("", None),
+    ],
+)
+def test_an_lm_in_a_folder_is_no_base_model_of_the_hub(lm: str, name: str | None) -> None:
+    assert hub_name(lm) == name
 
 
 def test_without_a_login_or_a_network_one_line_says_so(

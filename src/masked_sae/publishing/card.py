@@ -255,8 +255,8 @@ def _load_here(repo: str, name: str) -> str:
 def _again(repo: str, run: TrainedRun) -> str:
     return (
         f"hf download {repo} --local-dir sweep\n"
-        f'python -m src.train --config-path "$PWD/sweep/{run.name}" --config-name config '
-        "hydra.run.dir=. hydra.output_subdir=null"
+        f'python -m src.train --config-path "$PWD/sweep/{run.name}" --config-name config \\\n'
+        "    hydra.run.dir=. hydra.output_subdir=null"
     )
 
 

@@ -50,6 +50,8 @@ def publish(asked: Request) -> list[str]:
     check_name(asked.repo)
     if asked.license is not None:
         checks.filled("license", asked.license)
+    if asked.output_dir is not None and not asked.dry_run:
+        raise InputError("output_dir", asked.output_dir, "dry_run=true with it, or none")
     if asked.dry_run:
         owned = asked.repo if "/" in asked.repo else f"{_YOU}/{asked.repo}"
         target = asked.output_dir or Path("published") / asked.repo
