@@ -29,7 +29,7 @@ OF_WANDB = {"WANDB_MODE", "WANDB_BASE_URL"}  # variables of the environment
 
 
 def known_keys() -> set[str]:
-    files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard", "latents")]
+    files = [ROOT / "conf" / f"{name}.yaml" for name in ("report", "dashboard", "latents", "publish")]
     of_commands = {key for path in files for key in yaml.safe_load(path.read_text())}
     how = [
         (group, path) for group in ("launcher", "sweeper") for path in (ROOT / "conf" / "hydra" / group).glob("*.yaml")

@@ -48,7 +48,7 @@ def findings_table(findings: Sequence[Finding], references: Sequence[str] = ()) 
             lines.append(_row(name, item.arm.label, average, verdict, f"mean, {span}", item))
             lines += [_row("", "", at, "", f"{at.l0_low:.3g}") for at in item.at_l0 if not math.isnan(at.estimate)]
     if references:
-        lines += ["", f"References, in no row above: {', '.join(_plain(name) for name in references)}."]
+        lines += ["", f"References, in no row above: {', '.join(plain(name) for name in references)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -61,7 +61,7 @@ def _row(metric: str, arm: str, difference: Difference, p: str, l0: str, item: C
     if math.isnan(difference.estimate):
         shown, unmasked, p = difference.reason, "", ""
     power = ["", ""] if item is None else [show_smallest(item), show_needed(item.power)]
-    return _line([_plain(metric), _plain(arm), unmasked, shown, p, l0, _count(difference.paired), *power])
+    return _line([plain(metric), plain(arm), unmasked, shown, p, l0, _count(difference.paired), *power])
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -73,7 +73,7 @@ def _count(paired: Repetitions) -> str:
     return str(len(paired.those)) if paired.seeds_alone else show_count(paired)
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     """A label as text: it ends no cell, opens no tag and no link, and sets nothing in bold."""
     text = "".join(f"\\{letter}" if letter in "\\`*[]|#" else letter for letter in " ".join(label.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;")

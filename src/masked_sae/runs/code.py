@@ -10,8 +10,8 @@ from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import read_state
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_ONLY_LOOK_ON = ("api", "latents", "report", "tracking", "sweeps")
-# Rooms that carry runs and look at them: no result comes from there
+# Rooms that carry runs and look at them: no result comes from there.
+_ONLY_LOOK_ON = ("api", "publishing", "latents", "report", "tracking", "sweeps")
 
 
 @cache
