@@ -156,6 +156,7 @@ def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatisti
         parts.masks,
         penalty_warmup_steps=config.sae.penalty_warmup_steps,
         gradient_clip=optim.gradient_clip,
+        seed=config.seed,
     )
 
 
