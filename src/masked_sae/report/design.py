@@ -34,7 +34,8 @@ class Design:
     """Attributes:
     arms: unmasked first, without any other cure either; then by rate.
     sparsities: labels such as `k 16`, sparsest first.
-    strata: runs that differ in anything but mask, cures, sparsity and seeds are never compared; one empty label if none do.
+    strata: runs that differ in anything but mask, cures, sparsity and seeds are never compared; one empty label if none
+        do.
     places: one row for each measured run, under its index in `Runs.table`: `seed` and `data_seed`, and as positions
         `arm`, `sparsity` and `stratum`.
     varied: settings that differ between runs, with their values.
