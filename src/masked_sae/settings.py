@@ -57,6 +57,13 @@ def is_neutral(value: Any, words: Mapping[str, Any]) -> bool:
     return _NEUTRAL in words and value == words[_NEUTRAL]
 
 
+def cures_of(settings: Any) -> dict[str, Any]:
+    """Of a dataclass's settings those that are to cure what masking is to, and are not at their neutral value."""
+    found = {one.name: getattr(settings, one.name) for one in fields(settings) if one.metadata.get("cure")}
+    words = {one.name: one.metadata for one in fields(settings)}
+    return {name: value for name, value in found.items() if not is_neutral(value, words[name])}
+
+
 def without_neutral(settings: Any) -> Any:
     """As `dataclasses.asdict`, without the settings that are at their neutral value."""
     if is_dataclass(settings):

@@ -1,6 +1,7 @@
 """Hides dimensions of what the encoder reads, as a denoising autoencoder's: a variant to compare the token mask with.
 
-Sparse coding with a masked objective, arXiv 2302.12715, hides them so that ground-truth features are what is learned.
+Masking for sparse coding (Chidambaram et al. 2023, arXiv 2302.12715) hides them too. Its loss counts the hidden
+dimensions alone; here it counts all of them.
 
 Axes: B activations, D `d_in`.
 """
