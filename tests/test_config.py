@@ -16,7 +16,7 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydra_plugins.masked_sae_launchers import MembersSweeper, compose_jobs
+from hydra_plugins.masked_sae_launchers import compose_jobs
 from masked_sae.command_line import explain
 from masked_sae.config import RunConfig, all_settings, check, typed_config
 from masked_sae.errors import InputError
@@ -379,8 +379,9 @@ class Recorded(Launcher):
         return []
 
 
-def members(sweeper: MembersSweeper, *arguments: str) -> list[list[list[str]]]:
-    """What it launches, by batch; inside of Hydra."""
+def members(settings: Any, *arguments: str) -> list[list[list[str]]]:
+    """What the sweeper of these settings launches, by batch; inside of Hydra, which imports its plugins anew."""
+    sweeper = hydra.utils.instantiate(settings, _convert_="all")
     sweeper.launcher = recorded = Recorded()
     sweeper.hydra_context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
     sweeper.sweep(list(arguments))
@@ -391,14 +392,15 @@ def test_a_sweep_of_arms_has_the_members_of_all_its_grids() -> None:
     GlobalHydra.instance().clear()
     arms = [{"sae": "topk", "sae.k": "2,4"}, {"sae": "relu"}]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        [found] = members(MembersSweeper(None, {"seed": "0,1"}, arms), "optim.lr=0.1")
+        chosen = GlobalHydra.instance().config_loader().load_configuration("train", [], RunMode.MULTIRUN).hydra.sweeper
+        chosen = {**chosen, "params": {"seed": "0,1"}}
+        [found] = members({**chosen, "arms": arms}, "optim.lr=0.1")
         with_k = [[f"seed={seed}", "sae=topk", f"sae.k={k}", "optim.lr=0.1"] for seed in (0, 1) for k in (2, 4)]
         assert found == [*with_k, *([f"seed={seed}", "sae=relu", "optim.lr=0.1"] for seed in (0, 1))]
-        [chosen] = members(MembersSweeper(None, {"seed": "0,1"}, arms), "seed=7")
-        assert [job[0] for job in chosen] == ["seed=7"] * 3
-        batches = members(MembersSweeper(4, {"seed": "0,1"}, arms))
-        assert [len(batch) for batch in batches] == [4, 2]
-        assert members(MembersSweeper(None, {"seed": "0,1"})) == [[["seed=0"], ["seed=1"]]]
+        [of_seed_7] = members({**chosen, "arms": arms}, "seed=7")
+        assert [job[0] for job in of_seed_7] == ["seed=7"] * 3
+        assert [len(batch) for batch in members({**chosen, "arms": arms, "max_batch_size": 4})] == [4, 2]
+        assert members(chosen) == [[["seed=0"], ["seed=1"]]]
 
 
 def test_the_cures_are_compared_within_one_command() -> None:
@@ -408,9 +410,7 @@ def test_the_cures_are_compared_within_one_command() -> None:
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base=None):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("train", chosen, RunMode.MULTIRUN)
-        grids = OmegaConf.to_container(master.hydra.sweeper)
-        assert isinstance(grids, dict)
-        [jobs] = members(MembersSweeper(None, grids["params"], grids["arms"]), *chosen, "seed=0")
+        [jobs] = members(master.hydra.sweeper, *chosen, "seed=0")
         configs = [typed_config(one) for one in compose_jobs(loader, master, jobs)]
     for config in configs:
         check(config)

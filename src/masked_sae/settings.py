@@ -59,9 +59,9 @@ def is_neutral(value: Any, words: Mapping[str, Any]) -> bool:
 
 def cures_of(settings: Any) -> dict[str, Any]:
     """Of a dataclass's settings those that are to cure what masking is to, and are not at their neutral value."""
-    found = {one.name: getattr(settings, one.name) for one in fields(settings) if one.metadata.get("cure")}
-    words = {one.name: one.metadata for one in fields(settings)}
-    return {name: value for name, value in found.items() if not is_neutral(value, words[name])}
+    cures = [one for one in fields(settings) if one.metadata.get("cure")]
+    found = [(one.name, getattr(settings, one.name), one.metadata) for one in cures]
+    return {name: value for name, value, words in found if not is_neutral(value, words)}
 
 
 def without_neutral(settings: Any) -> Any:

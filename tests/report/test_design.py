@@ -141,7 +141,7 @@ def test_cures_are_arms_beside_masks_within_their_architecture(tmp_path: Path) -
         "unmasked",
         "mask rate 0.3",
         "orthogonality 0.25",
-        "orthogonality 0.25, mask rate 0.3",
+        "mask rate 0.3, orthogonality 0.25",
         "group weights [0.5, 1.0]",
         "unmasked",
         "P-annealing to p 0.2",

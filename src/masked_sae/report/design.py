@@ -98,7 +98,8 @@ def _masks(runs: Runs) -> pd.DataFrame:
     cures = runs.cures.loc[measured.index].to_dict("records")
     for name, masks, cured in zip(measured["run_id"], runs.masks.loc[measured.index], cures, strict=True):
         unknown = {"masked": True, "other": f"{name} (mask not known)"}
-        known = {key: value for key, value in cured.items() if value is not None} | (masks or {})
+        known: dict[str, Any] = {str(key): value for key, value in cured.items() if value is not None}
+        known |= masks or {}
         rows.append(unknown if masks is None else {"masked": bool(known), **known})
     return pd.DataFrame(rows, index=measured.index)
 
