@@ -112,7 +112,6 @@ def config_of(arguments: argparse.Namespace, folder: Path, *overrides: str) -> R
         "data.context_length=128",
         f"data.batch_size={arguments.batch}",
         f"data.train_tokens={arguments.tokens}",
-        f"data.store_dir={folder / 'tokens'}",
         f"sae.d_sae={arguments.d_sae}",
         f"trainer.threads={arguments.threads}",
         "trainer.device=cpu",
@@ -123,7 +122,6 @@ def config_of(arguments: argparse.Namespace, folder: Path, *overrides: str) -> R
         return typed_config(compose("train", [*settings, *overrides]))
 
 
-@torch.inference_mode()
 def read_activations(arguments: argparse.Namespace, folder: Path, seed: int) -> Activations:
     run = make_run(config_of(arguments, folder, f"seed={seed}"), {})
     parts = load_parts(run, torch.device("cpu"))
