@@ -2,8 +2,8 @@
 
     python benchmarks/fidelity.py --json benchmarks/results/fidelity.json
 
-Both have the embedded LM's activations, scaled to a mean squared norm of `d_in`, the same optimizer, learning rate and
-schedule; everything else is each one's own: initial weights, loss, treatment of dead latents, JumpReLU's kernel. Each
+Both have the embedded LM's activations, scaled to a mean squared norm of `d_in`, the same optimizer, learning rate,
+schedule and clipping of gradients; everything else is each one's own: initial weights, loss, treatment of dead latents, JumpReLU's kernel. Each
 is trained at several sparsities. On held-out text an SAE that has a `k` and a threshold gets the threshold that leaves
 `k` active; explained variance is then compared at equal L0, interpolated in its logarithm, pair by pair, by the
 report's own statistics. A latent is dead that fires on none of the held-out activations.
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from step import GROUP_FRACTIONS, LEARNING_RATE, machine
+from step import GROUP_FRACTIONS, machine
 from torch import Tensor
 
 from masked_sae.activations.held_out import HeldOutBatch, activation_batches, sequences_to_measure
@@ -43,7 +43,7 @@ from masked_sae.training.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 KS = (8, 16, 32)
-WARMUP_STEPS, DECAY_FRACTION = 100, 0.2
+LEARNING_RATE, WARMUP_STEPS, DECAY_FRACTION = 1e-3, 100, 0.2
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def train_ours(config: RunConfig, found: Activations) -> InferenceSAE:
     with torch.no_grad():
         sae.b_dec_D.copy_(found.mean_D)
     schedule = Schedule(LEARNING_RATE, WARMUP_STEPS, DECAY_FRACTION, len(found.batches))
-    warmup_steps = config.sae.penalty_warmup_steps
-    training = SAETraining(sae, schedule, Masks({}), penalty_warmup_steps=warmup_steps, seed=config.seed)
+    options: dict[str, Any] = {"penalty_warmup_steps": config.sae.penalty_warmup_steps, "seed": config.seed}
+    training = SAETraining(sae, schedule, Masks({}), gradient_clip=config.optim.gradient_clip, **options)
     for x_BD in found.batches:
         training.learn(Batch(x_BD.clone(), x_BD, 0.0))
     return for_inference(sae.eval(), 1.0)
@@ -227,8 +227,9 @@ def row_of(name: str, curves: Curves) -> dict[str, Any]:
 
     sides = {side: {one: curve(measured) for one, measured in of.items()} for side, of in curves.items()}
     difference = averaged_difference(sides["theirs"], sides["ours"])
-    kept = ("estimate", "low", "high", "p", "unmasked", "l0_low", "l0_high", "reason")
-    row = {"name": name, **{key: getattr(difference, key) for key in kept}, "pairs": len(difference.paired.those)}
+    kept = ("estimate", "low", "high", "p", "l0_low", "l0_high")
+    row = {"name": name, "theirs": difference.unmasked, **{key: getattr(difference, key) for key in kept}}
+    row["pairs"] = len(difference.paired.those)
     for side, of in curves.items():
         every = [one for measured in of.values() for one in measured]
         row[f"dead_{side}"] = float(np.mean([one.dead for one in every]))
@@ -241,10 +242,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| | L0 | explained variance, SAELens | ours minus SAELens | pairs | dead, SAELens | dead, ours |"]
     lines.append("|---|---|---|---|---|---|---|")
     for row in rows:
+        if not np.isfinite(row["estimate"]):
+            lines.append(f"| {row['name']} | | | nothing: the two have no L0 in common | | | |")
+            continue
         shown = f"{row['estimate']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3f}"
-        shown = row["reason"] or (shown if row["p"] < 0.05 else f"{shown}: no detectable difference")
+        shown = shown if row["p"] < 0.05 else f"{shown}: no detectable difference"
         lines.append(
-            f"| {row['name']} | {row['l0_low']:.1f} to {row['l0_high']:.1f} | {row['unmasked']:.3f} | {shown} "
+            f"| {row['name']} | {row['l0_low']:.1f} to {row['l0_high']:.1f} | {row['theirs']:.3f} | {shown} "
             f"| {row['pairs']} | {row['dead_theirs']:.1%} | {row['dead_ours']:.1%} |"
         )
     return "\n".join(lines)
