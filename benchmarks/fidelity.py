@@ -3,10 +3,11 @@
     python benchmarks/fidelity.py --json benchmarks/results/fidelity.json
 
 Both have the embedded LM's activations, scaled to a mean squared norm of `d_in`, the same optimizer, learning rate,
-schedule and clipping of gradients; everything else is each one's own: initial weights, loss, treatment of dead latents, JumpReLU's kernel. Each
-is trained at several sparsities. On held-out text an SAE that has a `k` and a threshold gets the threshold that leaves
-`k` active; explained variance is then compared at equal L0, interpolated in its logarithm, pair by pair, by the
-report's own statistics. A latent is dead that fires on none of the held-out activations.
+schedule and clipping of gradients; everything else is each one's own: initial weights, loss, treatment of dead
+latents, JumpReLU's kernel. Each is trained at several sparsities. On held-out text an SAE that has a `k` and a
+threshold gets the threshold that leaves `k` active; explained variance is then compared at equal L0, interpolated in
+its logarithm, pair by pair, by the report's own statistics. A latent is dead that fires on none of the held-out
+activations.
 
 Peers: `pip install -e '.[peers]'`.
 """
@@ -246,7 +247,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             lines.append(f"| {row['name']} | | | nothing: the two have no L0 in common | | | |")
             continue
         shown = f"{row['estimate']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], p {row['p']:.3f}"
-        shown = shown if row["p"] < 0.05 else f"{shown}: no detectable difference"
+        if not row["p"] < 0.05:
+            shown += ": no detectable difference" if row["pairs"] > 1 else ": one pair, which says nothing"
         lines.append(
             f"| {row['name']} | {row['l0_low']:.1f} to {row['l0_high']:.1f} | {row['theirs']:.3f} | {shown} "
             f"| {row['pairs']} | {row['dead_theirs']:.1%} | {row['dead_ours']:.1%} |"
