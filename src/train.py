@@ -26,7 +26,7 @@ def main(config: DictConfig) -> None:
 def _refuse_sweep_of_one() -> None:
     """A sweep's file without `-m` would train one run into the sweep's folder."""
     hydra_config = HydraConfig.get()
-    if hydra_config.sweeper.get("params"):
+    if hydra_config.sweeper.get("params") or hydra_config.sweeper.get("arms"):
         name = hydra_config.runtime.choices.get("sweep")
         raise InputError("+sweep", name, "-m on the same command line: without it there would be one run, not a sweep")
 

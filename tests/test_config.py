@@ -7,16 +7,20 @@ from typing import Any
 
 import hydra
 import pytest
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import OmegaConf
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.masked_sae_launchers import compose_jobs
 from masked_sae.command_line import explain
-from masked_sae.config import all_settings, check, typed_config
+from masked_sae.config import RunConfig, all_settings, check, typed_config
 from masked_sae.errors import InputError
+from masked_sae.runs.identity import Digests, run_id
 from masked_sae.saes.settings import PACKAGE
 from masked_sae.settings import names
 from support.making import ROOT, compose
@@ -358,3 +362,62 @@ def test_jobs_are_composed_as_hydra_composes_them() -> None:
             assert OmegaConf.to_yaml(composed) == OmegaConf.to_yaml(alone)
         with pytest.raises(HydraException):
             list(compose_jobs(loader, master, [["sae.no_such_key=1"]]))
+
+
+class Recorded(Launcher):
+    """Trains nothing, and keeps what it would."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[list[str]]] = []
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        pass
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        assert initial_job_idx == sum(map(len, self.batches))
+        self.batches.append([list(job) for job in job_overrides])
+        return []
+
+
+def members(settings: Any, *arguments: str) -> list[list[list[str]]]:
+    """What the sweeper of these settings launches, by batch; inside of Hydra, which imports its plugins anew."""
+    sweeper = hydra.utils.instantiate(settings, _convert_="all")
+    sweeper.launcher = recorded = Recorded()
+    sweeper.hydra_context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+    sweeper.sweep(list(arguments))
+    return recorded.batches
+
+
+def test_a_sweep_of_arms_has_the_members_of_all_its_grids() -> None:
+    GlobalHydra.instance().clear()
+    arms = [{"sae": "topk", "sae.k": "2,4"}, {"sae": "relu"}]
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        chosen = GlobalHydra.instance().config_loader().load_configuration("train", [], RunMode.MULTIRUN).hydra.sweeper
+        chosen = {**chosen, "params": {"seed": "0,1"}}
+        [found] = members({**chosen, "arms": arms}, "optim.lr=0.1")
+        with_k = [[f"seed={seed}", "sae=topk", f"sae.k={k}", "optim.lr=0.1"] for seed in (0, 1) for k in (2, 4)]
+        assert found == [*with_k, *([f"seed={seed}", "sae=relu", "optim.lr=0.1"] for seed in (0, 1))]
+        [of_seed_7] = members({**chosen, "arms": arms}, "seed=7")
+        assert [job[0] for job in of_seed_7] == ["seed=7"] * 3
+        assert [len(batch) for batch in members({**chosen, "arms": arms, "max_batch_size": 4})] == [4, 2]
+        assert members(chosen) == [[["seed=0"], ["seed=1"]]]
+
+
+def test_the_cures_are_compared_within_one_command() -> None:
+    """All its members can be trained as they stand, and those of a seed on clean text differ in their SAE alone."""
+    GlobalHydra.instance().clear()
+    chosen = ["experiment=ground_truth", "+sweep=cures"]
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("train", chosen, RunMode.MULTIRUN)
+        [jobs] = members(master.hydra.sweeper, *chosen, "seed=0")
+        configs = [typed_config(one) for one in compose_jobs(loader, master, jobs)]
+    for config in configs:
+        check(config)
+    assert len({id_of(config) for config in configs}) == len(configs) == 23
+    clean = [config for config in configs if config.mask["token"].is_off]
+    assert len(clean) == 16 and all((one.data, one.lm, one.seed) == (clean[0].data, clean[0].lm, 0) for one in clean)
+
+
+def id_of(config: RunConfig) -> str:
+    return run_id(config, {}, Digests("text", "tokenizer", "weights", {}))

@@ -48,15 +48,30 @@ ConfigStore.instance().store(group="hydra/launcher", name="base_slurm", node=Slu
 class MembersSweeper(BasicSweeper):
     """Hydra's own sweeper, without what it does once more than needed: our launchers compose and check every member
     before one is trained, and a sweep's folder has its command, so nothing else is composed and nothing is written.
+
+    Args:
+        arms: grids, each with the values of `params` too; the members are those of all of them. None: one of `params`.
     """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        arms: Sequence[dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.arms = arms or [{}]
 
     def sweep(self, arguments: list[str]) -> Any:
         assert self.launcher is not None and self.hydra_context is not None
-        of_file = [f"{key}={values}" for key, values in self.params.items()]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        batches = self.split_arguments(parser.parse_overrides([*of_file, *arguments]), self.max_batch_size)
+        jobs: list[list[str]] = []
+        for arm in self.arms:
+            of_file = [f"{key}={values}" for key, values in {**self.params, **arm}.items()]
+            [grid] = self.split_arguments(parser.parse_overrides([*of_file, *arguments]), None)
+            jobs.extend(grid)
         done = 0
-        for batch in batches:
+        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
             self.launcher.launch(batch, initial_job_idx=done)
             done += len(batch)
 
@@ -148,7 +163,9 @@ class SweepLauncher(Launcher):
         assert self._config is not None
         parsed = OverridesParser.create().parse_overrides(list(self._config.hydra.overrides.task))
         given = {str(one.key_or_group) for one in parsed if one.is_sweep_override()}
-        return {str(key) for key in self._config.hydra.sweeper.get("params") or {}} | given
+        sweeper = self._config.hydra.sweeper
+        grids = [sweeper.get("params") or {}, *(sweeper.get("arms") or [])]
+        return {str(key) for grid in grids for key in grid} | given
 
     @property
     def _searches(self) -> bool:

@@ -332,7 +332,7 @@ def _refuse_odd_values(kind: type, plain: Any, prefix: str = "") -> None:
             _refuse_odd_values(one.type, value, f"{key}.")
         elif one.type is bool and value not in (True, False, None, "???") and "${" not in str(value):
             raise InputError(key, value, "true or false")
-        elif isinstance(value, list) and one.type in (list[str], list[float]):
+        elif isinstance(value, list) and one.type in (list[str], list[float], list[float] | None):
             if any(isinstance(item, (list, dict)) for item in cast(list[Any], value)):
                 raise InputError(key, value, "a list of single values")
         elif isinstance(value, int) and abs(value) > _LARGEST_NUMBER:

@@ -40,11 +40,28 @@ def setting(default: Any = MISSING, *, label: str = "", unit: str = "", sparsity
     return field(default=default, metadata={"label": label, "unit": unit, "sparsity": sparsity})
 
 
-def neutral(value: Any) -> Any:
+def neutral(value: Any, *, label: str = "", unit: str = "", cure: bool = False) -> Any:
     """The default of a setting that was added later: a value at which everything is as if there were no such setting,
     so that runs made before keep their names.
+
+    Args:
+        label, unit: as of `setting`.
+        cure: whether it is meant to cure what masking is; the report compares runs by it as it does by their masks.
     """
-    return field(default_factory=partial(copy.copy, value), metadata={_NEUTRAL: value})
+    words = {"label": label, "unit": unit, "cure": cure} if label or unit or cure else {}
+    return field(default_factory=partial(copy.copy, value), metadata={_NEUTRAL: value, **words})
+
+
+def is_neutral(value: Any, words: Mapping[str, Any]) -> bool:
+    """Whether a setting is at the value at which there might be no such setting."""
+    return _NEUTRAL in words and value == words[_NEUTRAL]
+
+
+def cures_of(settings: Any) -> dict[str, Any]:
+    """Of a dataclass's settings those that are to cure what masking is to, and are not at their neutral value."""
+    cures = [one for one in fields(settings) if one.metadata.get("cure")]
+    found = [(one.name, getattr(settings, one.name), one.metadata) for one in cures]
+    return {name: value for name, value, words in found if not is_neutral(value, words)}
 
 
 def without_neutral(settings: Any) -> Any:

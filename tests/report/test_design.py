@@ -120,3 +120,40 @@ def test_an_sae_without_settings_stands_by_itself(tmp_path: Path) -> None:
     assert "theirs (mask not known)" in [arm.label for arm in design.arms]
     assert len(design.arms) == 4 and design.strata == ("", "settings not known")
     assert list(design.places["stratum"]) == [0] * 27 + [1]
+
+
+def test_cures_are_arms_beside_masks_within_their_architecture(tmp_path: Path) -> None:
+    plain = {"mask.token.rate": 0.0}
+    of_relu = {**plain, "sae.architecture": "relu", "sae.k": None, "sae.sparsity_coefficient": 3.0}
+    changes = [
+        plain,
+        {"mask.token.rate": 0.3},
+        {**plain, "sae.orthogonality": 0.25},
+        {"mask.token.rate": 0.3, "sae.orthogonality": 0.25},
+        {**plain, "sae.group_weights": [0.5, 1.0]},
+        of_relu,
+        {**of_relu, "sae.p_end": 0.2},
+    ]
+    design = design_of(tmp_path, changes)
+    assert [arm.unmasked for arm in design.arms] == [True, *[False] * 5]
+    labels = [design.arms[place].label for place in design.places["arm"]]
+    assert labels == [
+        "unmasked",
+        "mask rate 0.3",
+        "orthogonality 0.25",
+        "mask rate 0.3, orthogonality 0.25",
+        "group weights [0.5, 1.0]",
+        "unmasked",
+        "P-annealing to p 0.2",
+    ]
+    assert design.strata == ("architecture matryoshka", "architecture relu")
+    assert list(design.places["stratum"]) == [0, 0, 0, 0, 0, 1, 1]
+
+
+def test_a_cure_at_its_neutral_value_or_of_when_there_was_none_is_no_arm(tmp_path: Path) -> None:
+    design = design_of(
+        tmp_path,
+        [{"sae.orthogonality": value, "mask.token.rate": rate} for value in (0.0, None) for rate in (0.0, 0.1)],
+    )
+    assert [arm.label for arm in design.arms] == ["unmasked", "mask rate 0.1"] and design.strata == ("",)
+    assert list(design.places["arm"]) == [0, 1, 0, 1]

@@ -60,7 +60,7 @@ def test_every_key_has_a_side() -> None:
 @pytest.mark.parametrize("key", all_settings())
 def test_a_key_is_on_its_side(key: str) -> None:
     on = ["mask.latent.rate=0.1", "mask.input.rate=0.1"]  # of a mask that is off nothing is in the id
-    config = next(made for made in map(compose, (on, ["sae=jumprelu"])) if holder(made, key) is not None)
+    config = next(made for made in map(compose, (on, ["sae=jumprelu"], ["sae=relu"])) if holder(made, key) is not None)
     before = id_of(config, {"x": "y"})
     where = holder(config, key)
     value = getattr(where, key.split(".")[-1])

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from masked_sae.saes import GatedSAE, JumpReLUSAE, PenalizedSAE, ReLUSAE
+from masked_sae.saes import GatedSAE, JumpReLUSAE, PAnnealedSAE, PenalizedSAE, ReLUSAE
 from masked_sae.saes.latent_support import SparseSupport
 from masked_sae.saes.penalty_family import MOST
+from masked_sae.saes.relu import SMALL
 from support.architectures import PENALIZED
 
 every_architecture = pytest.mark.parametrize("architecture", PENALIZED)
@@ -83,7 +84,12 @@ NAMES = {
 def theirs(sae: PenalizedSAE, architecture: str) -> Any:
     """SAELens' training SAE with the same weights."""
     sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
-    name, weight = {"relu": ("standard", "l1"), "jumprelu": ("jumprelu", "l0"), "gated": ("gated", "l1")}[architecture]
+    name, weight = {
+        "relu": ("standard", "l1"),
+        "p_anneal": ("standard", "l1"),  # which it is at its start
+        "jumprelu": ("jumprelu", "l0"),
+        "gated": ("gated", "l1"),
+    }[architecture]
     options: dict[str, Any] = {f"{weight}_coefficient": COEFFICIENT, "apply_b_dec_to_input": True}
     if isinstance(sae, JumpReLUSAE):
         options["jumprelu_bandwidth"] = sae.bandwidth
@@ -125,6 +131,53 @@ def test_loss_and_gradients_are_those_of_saelens(architecture: str) -> None:
 def across(gradient_FD: Tensor, rows_FD: Tensor) -> Tensor:
     """Without the part along the rows, which are of unit norm."""
     return gradient_FD - (gradient_FD * rows_FD).sum(1, keepdim=True) * rows_FD
+
+
+STEPS = 12
+
+
+def annealed(step: int, p_end: float = 0.2) -> PAnnealedSAE:
+    """As it is in this step, after those before it."""
+    sae, x_BD = double("p_anneal"), normal(64, 8, dtype=torch.float64)
+    assert isinstance(sae, PAnnealedSAE)
+    sae.p_end, sae.anneal_after = p_end, 3
+    for before in range(step):
+        sae.begin_step(before, STEPS, torch.Generator)
+        sae.training_output(x_BD, x_BD)
+    sae.begin_step(step, STEPS, torch.Generator)
+    return sae
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 9, STEPS - 1])
+def test_the_annealed_penalty_goes_from_the_l1_norm_to_p_end_and_stays_as_strong(step: int) -> None:
+    """With weights and a batch that stand still its sum stays what it was; only its slopes change."""
+    sae, x_BD = annealed(step), normal(64, 8, dtype=torch.float64)
+    f_BF = sae.encode(x_BD).detach()
+    p = 1 - 0.8 * max(0, step - 3) / (STEPS - 1 - 3)
+    assert sae.p == pytest.approx(p)
+    output = sae.training_output(x_BD, x_BD)
+    torch.testing.assert_close(output.sparsity_loss.double(), f_BF.sum() / x_BD.numel(), rtol=1e-6, atol=0)
+    price_BF = torch.where(f_BF > SMALL, f_BF**p, f_BF * SMALL ** (p - 1))
+    torch.testing.assert_close(sae.strength.double(), f_BF.sum() / price_BF.sum(), rtol=1e-6, atol=0)
+    sae.zero_grad()
+    sae.training_output(x_BD, x_BD, penalty_share=1.0).loss.backward()
+    free = annealed(step)
+    free.training_output(x_BD, x_BD, penalty_share=0.0).loss.backward()
+    slope_BF = torch.where(f_BF > SMALL, p * f_BF ** (p - 1), SMALL ** (p - 1)) * (f_BF > 0)
+    expected_F = COEFFICIENT * sae.strength.double() * slope_BF.sum(0) / x_BD.numel()
+    assert sae.b_enc_F.grad is not None and free.b_enc_F.grad is not None
+    torch.testing.assert_close(sae.b_enc_F.grad - free.b_enc_F.grad, expected_F, rtol=1e-5, atol=1e-9)
+
+
+def test_an_annealed_penalty_without_active_latents_changes_nothing() -> None:
+    sae, x_BD = annealed(6), normal(64, 8, dtype=torch.float64)
+    strength = sae.strength.item()
+    with torch.no_grad():
+        sae.b_enc_F -= 1000
+    output = sae.training_output(x_BD, x_BD)
+    output.loss.backward()
+    assert output.loss.isfinite() and sae.strength.item() == strength
+    assert all(one.grad is None or one.grad.isfinite().all() for one in sae.parameters())
 
 
 def test_what_the_gate_finds_reconstructs_by_a_decoder_that_does_not_learn_from_it() -> None:

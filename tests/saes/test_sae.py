@@ -98,7 +98,8 @@ def loss_by_loops(sae: TopKFamilySAE, x: np.ndarray, target: np.ndarray) -> floa
             revived[b, f] = max(pre[b, f], 0)
     auxiliary = np.mean((target - x_hat - revived @ weights["W_dec_FD"]) ** 2)
     assert revived.any()
-    return float(np.mean(losses) + sae.aux_coefficient * auxiliary)
+    weights_G = None if sae.group_weights_G is None else sae.group_weights_G.numpy()
+    return float(np.average(losses, weights=weights_G) + sae.aux_coefficient * auxiliary)
 
 
 @all_with_k
@@ -108,6 +109,26 @@ def test_the_loss_is_the_papers(architecture: str, reference: bool) -> None:
     x_BD, target_BD = normal(10, 8, dtype=torch.float64), normal(10, 8, seed=2, dtype=torch.float64)
     expected = loss_by_loops(sae, x_BD.numpy(), target_BD.numpy())
     assert sae.training_output(x_BD, target_BD).loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+@both_versions
+def test_a_balanced_loss_is_the_weighted_mean_of_the_prefixes(reference: bool) -> None:
+    x_BD, target_BD = normal(10, 8, dtype=torch.float64), normal(10, 8, seed=2, dtype=torch.float64)
+    losses: list[float] = []
+    for weights in (None, [2.0, 2.0, 2.0], [0.25, 0.5, 1.0], [0.0, 0.0, 1.0]):
+        sae = double("matryoshka", reference)
+        sae.group_weights_G = None if weights is None else torch.tensor(weights).double() / np.mean(weights)
+        losses.append(sae.training_output(x_BD, target_BD).loss.item())
+        assert losses[-1] == pytest.approx(loss_by_loops(sae, x_BD.numpy(), target_BD.numpy()), rel=1e-12)
+    assert losses[1] == pytest.approx(losses[0]) and len({round(loss, 6) for loss in losses}) == 3
+    built = make_with_k("matryoshka", group_weights=[1, 1, 2]).group_weights_G
+    assert built is not None and built.tolist() == [0.75, 0.75, 1.5]
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0]])
+def test_wrong_group_weights_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="expected 3 of at least 0"):
+        make_with_k("matryoshka", group_weights=weights)
 
 
 class _Loss(nn.Module):

@@ -48,6 +48,8 @@ def cases(draw: st.DrawFn) -> Case:
         ends = draw(st.sets(st.integers(1, d_sae - 1), max_size=5)) if d_sae > 1 else set()
         bounds = [0, *sorted(ends), d_sae]
         options["groups"] = [after - before for before, after in itertools.pairwise(bounds)]
+        if draw(st.booleans()):
+            options["group_weights"] = [draw(st.sampled_from([0.0, 0.3, 1.0])) for _ in bounds[2:]] + [1.0]
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     kind = draw(st.sampled_from(["normal", "ties", "zero", "constant"]))
 

@@ -10,6 +10,7 @@ from masked_sae.saes import (
     GatedSAE,
     JumpReLUSAE,
     MatryoshkaSAE,
+    PAnnealedSAE,
     PenalizedSAE,
     ReLUSAE,
     TopKFamilySAE,
@@ -22,7 +23,12 @@ TOPK_FAMILY: dict[str, type[TopKFamilySAE]] = {
     "batch_topk": BatchTopKSAE,
     "matryoshka": MatryoshkaSAE,
 }
-PENALIZED: dict[str, type[PenalizedSAE]] = {"relu": ReLUSAE, "jumprelu": JumpReLUSAE, "gated": GatedSAE}
+PENALIZED: dict[str, type[PenalizedSAE]] = {
+    "relu": ReLUSAE,
+    "p_anneal": PAnnealedSAE,
+    "jumprelu": JumpReLUSAE,
+    "gated": GatedSAE,
+}
 ARCHITECTURES = (*TOPK_FAMILY, *PENALIZED)
 
 
@@ -39,8 +45,9 @@ def trained(architecture: str) -> SAE:
     else:
         sae = TOPK_FAMILY[architecture](16, 64, 5, **options)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
-    for _ in range(20):
+    for step in range(20):
         optimizer.zero_grad()
+        sae.begin_step(step, 20, lambda: generator)
         x_BD = torch.randn(32, 16, generator=generator) + 1
         sae.training_output(x_BD, x_BD).loss.backward()
         optimizer.step()

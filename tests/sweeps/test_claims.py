@@ -60,3 +60,14 @@ def test_a_price_at_one_sparsity_may_match_no_l0(neox_folder: Path, corpus_folde
     assert "one sparsity" in lacking and lacking.endswith("(sweep sae.sparsity_coefficient)")
     more = [replace(one, sae=replace(one.sae, sparsity_coefficient=9.0)) for one in rates]  # type: ignore[call-arg]
     assert what_a_claim_lacks([*rates, *more]) == []
+
+
+def test_a_run_with_another_cure_is_no_baseline(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    def members(*overrides: str) -> list[RunConfig]:
+        seeds = [f"seed={seed}" for seed in (0, 1)]
+        return [small_config(neox_folder, corpus_folder, tmp_path, "mask=none", *overrides, seed) for seed in seeds]
+
+    cured, plain = members("sae.orthogonality=0.1"), members()
+    assert what_a_claim_lacks([*cured, *plain]) == []
+    assert what_a_claim_lacks(cured) == ["no unmasked run to compare with (add mask.token.rate=0)"]
+    assert what_a_claim_lacks(plain) == ["no masked run (add mask.token.rate=0,0.1)"]

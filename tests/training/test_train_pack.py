@@ -34,6 +34,8 @@ DIFFERENT = [
     ["sae=topk"],
     ["sae.d_sae=96", "optim.lr=0.001"],
     ["sae=gated"],
+    ["sae=p_anneal", "sae.sparsity_warmup_steps=4"],
+    ["sae=balanced_matryoshka", "sae.orthogonality=0.3", "sae.orthogonality_chunk=16"],
     ["mask.latent.rate=0.3"],
     ["mask.input.rate=0.2", "optim.gradient_clip=0.1"],
     ["seed=1"],

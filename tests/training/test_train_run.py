@@ -128,6 +128,8 @@ def test_mask_rate_zero_equals_no_mask_bit_for_bit(neox_folder: Path, corpus_fol
         ["mask.token.rate=0.3", "mask.token.loss_positions=unmasked", "mask.token.replacement=random"],
         pytest.param(["sae.compute_dtype=bfloat16", "lm.dtype=bfloat16"], marks=pytest.mark.long),
         pytest.param(["sae=relu", "sae.sparsity_warmup_steps=10"], marks=pytest.mark.long),
+        ["sae=p_anneal", "sae.sparsity_warmup_steps=4"],
+        ["sae=balanced_matryoshka", "sae.orthogonality=0.3", "sae.orthogonality_chunk=16"],
         ["sae=jumprelu", "mask=latent", "mask.latent.rate=0.5"],
         ["sae=gated", "mask.token.rate=0.3", "mask.token.target=clean", "sae.compute_dtype=bfloat16"],
     ],

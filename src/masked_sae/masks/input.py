@@ -1,5 +1,8 @@
 """Hides dimensions of what the encoder reads, as a denoising autoencoder's: a variant to compare the token mask with.
 
+Masking for sparse coding (Chidambaram et al. 2023, arXiv 2302.12715) hides them too. Its loss counts the hidden
+dimensions alone; here it counts all of them.
+
 Axes: B activations, D `d_in`.
 """
 

@@ -1,4 +1,4 @@
-"""What the runs were for: how each was masked, how sparse it was made, and what else differs between them."""
+"""What the runs were for: how each was masked, or cured otherwise, how sparse it was made, and what else differs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _COMPARABLE = (*HOW, *_REPEATED, "name", "objective", "lm.batch_size", "eval.fam
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of masking, the same for all its runs.
+    """One way of masking, or of what is to do the same, for all its runs.
 
     Attributes:
         rate: of the kind of mask that the arms differ in; None where they differ in more than that.
@@ -32,9 +32,10 @@ class Arm:
 @dataclass(frozen=True)
 class Design:
     """Attributes:
-    arms: unmasked first, then by rate.
+    arms: unmasked first, without any other cure either; then by rate.
     sparsities: labels such as `k 16`, sparsest first.
-    strata: runs that differ in anything but mask, sparsity and seeds are never compared; one empty label if none do.
+    strata: runs that differ in anything but mask, cures, sparsity and seeds are never compared; one empty label if none
+        do.
     places: one row for each measured run, under its index in `Runs.table`: `seed` and `data_seed`, and as positions
         `arm`, `sparsity` and `stratum`.
     varied: settings that differ between runs, with their values.
@@ -66,7 +67,7 @@ def read_design(runs: Runs) -> Design:
     stratum_keys = [
         key
         for key in differing
-        if not (key.startswith("mask.") or key in sparsity_keys or is_part_of(key, _COMPARABLE))
+        if not (key.startswith("mask.") or key in runs.cures or key in sparsity_keys or is_part_of(key, _COMPARABLE))
         and not _follows(table, key, sparsity_keys)
         and not _of_some_architectures(known, key)
     ]
@@ -91,18 +92,21 @@ def _seeds(table: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
 
 
 def _masks(runs: Runs) -> pd.DataFrame:
-    """What hides anything in each measured run."""
+    """What hides anything in each measured run, and what else is to cure what masks are."""
     rows: list[dict[str, Any]] = []
     measured = runs.measured
-    for name, masks in zip(measured["run_id"], runs.masks.loc[measured.index], strict=True):
+    cures = runs.cures.loc[measured.index].to_dict("records")
+    for name, masks, cured in zip(measured["run_id"], runs.masks.loc[measured.index], cures, strict=True):
         unknown = {"masked": True, "other": f"{name} (mask not known)"}
-        rows.append(unknown if masks is None else {"masked": bool(masks), **masks})
+        known: dict[str, Any] = {str(key): value for key, value in cured.items() if value is not None}
+        known |= masks or {}
+        rows.append(unknown if masks is None else {"masked": bool(known), **known})
     return pd.DataFrame(rows, index=measured.index)
 
 
 def _arms(masks: pd.DataFrame, labels: Mapping[str, str]) -> tuple["pd.Series[int]", tuple[Arm, ...]]:
     keys = [key for key in masks.columns if key != "masked"]
-    rates = [key for key in keys if key.endswith(".rate") or key == "other"]
+    rates = [key for key in keys if key.endswith(".rate") or key == "other" or not key.startswith("mask.")]
     masked = masks[masks["masked"]] if len(masks) else masks
     name_by = [key for key in keys if len(distinct(masked[key], keep_none=key in rates)) > 1] or rates or keys
     arms: dict[tuple[Any, ...], Arm] = {}

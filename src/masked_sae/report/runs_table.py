@@ -24,6 +24,7 @@ from masked_sae.runs.lock import DEAD_AFTER_SECONDS, silence
 from masked_sae.runs.results import Results, check_values, is_old_reference, read_family_file, read_results
 from masked_sae.runs.state import RunState, read_state
 from masked_sae.runs.sweep_record import Member, damage_of, read_commands, read_members
+from masked_sae.settings import is_neutral
 
 STATE_COLUMNS = ("step", "steps", "tokens", "seconds", "tokens_per_second", "created", "updated")
 ABOUT_COLUMNS = ("sweep", "run_id", "status", "reason", "folder", *STATE_COLUMNS)
@@ -42,7 +43,7 @@ class Runs:
         elsewhere, which are shown beside the runs and are in no design, mean or test.
     settings, metrics: the names of those columns.
     masks: what hid anything in each row's run, as the masks say: settings by dotted key. None where it is not known.
-    words: of the settings, by key: label, unit, and whether it makes SAEs sparse.
+    words: of the settings, by key: label, unit, whether it makes SAEs sparse, and whether it is a cure.
     catalogue: the words of the metrics.
     commands: that the runs are of, as far as their sweeps have recorded them.
     notes: what could not be measured, or not as asked, with the runs of which that is said.
@@ -68,6 +69,13 @@ class Runs:
     def sparsity(self) -> tuple[str, ...]:
         """The keys that make SAEs sparser or less so."""
         return tuple(key for key, words in self.words.items() if words.get("sparsity"))
+
+    @property
+    def cures(self) -> "pd.DataFrame":
+        """What is set of each row's run beside masks to cure what they are to cure: by key; None where nothing is."""
+        keys = [key for key in self.settings if self.words.get(key, {}).get("cure")]
+        found = {key: [None if _is_off(value, self.words[key]) else value for value in self.table[key]] for key in keys}
+        return pd.DataFrame(found, index=self.table.index, dtype=object)
 
     @property
     def measured(self) -> pd.DataFrame:
@@ -130,6 +138,11 @@ def read_runs(sweeps: Sequence[Path]) -> Runs:
             )
         ),
     )
+
+
+def _is_off(value: Any, words: Mapping[str, Any]) -> bool:
+    """Whether a setting is not there, or as good as not there."""
+    return value is None or value != value or is_neutral(value, words)
 
 
 def _gathered(found: "Sequence[_Member]") -> dict[str, list[str]]:

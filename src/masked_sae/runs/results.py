@@ -19,6 +19,8 @@ _MEASURE = "remove it, and python -m src.evaluate measures it again"
 _REWRITE = "python -m src.evaluate writes it again from evals/"
 _LARGEST = 1e100  # of a metric: the square of what is larger is none
 _LARGEST_SETTING = 2**63
+_SAID = ("label", "unit", "sparsity", "cure")
+_WORDS = (*_SAID, "neutral")
 
 
 @dataclass(frozen=True)
@@ -227,9 +229,9 @@ def read_own(folder: RunFolder) -> Mapping[str, Any]:
 
 
 def _words(settings: Any, prefix: str) -> dict[str, Any]:
-    """Label, unit, and whether it makes SAEs sparse, of each setting that says so."""
+    """Label, unit, whether it makes SAEs sparse and whether it is a cure, of each setting that says so."""
     return {
-        f"{prefix}{one.name}": {key: one.metadata[key] for key in ("label", "unit", "sparsity")}
+        f"{prefix}{one.name}": {key: one.metadata[key] for key in _WORDS if key in one.metadata}
         for one in fields(settings)
-        if one.metadata.get("label") or one.metadata.get("unit") or one.metadata.get("sparsity")
+        if any(one.metadata.get(key) for key in _SAID)
     }

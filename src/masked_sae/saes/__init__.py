@@ -6,7 +6,7 @@ from masked_sae.saes.inference import InferenceSAE, begin_as, for_inference
 from masked_sae.saes.jumprelu import JumpReLUSAE
 from masked_sae.saes.matryoshka import MatryoshkaSAE, group_sizes
 from masked_sae.saes.penalty_family import PenalizedSAE
-from masked_sae.saes.relu import ReLUSAE
+from masked_sae.saes.relu import PAnnealedSAE, ReLUSAE
 from masked_sae.saes.sae import SAE, TrainingOutput
 from masked_sae.saes.topk import TopKSAE
 from masked_sae.saes.topk_family import TopKFamilySAE
@@ -18,6 +18,7 @@ __all__ = [
     "InferenceSAE",
     "JumpReLUSAE",
     "MatryoshkaSAE",
+    "PAnnealedSAE",
     "PenalizedSAE",
     "ReLUSAE",
     "TopKFamilySAE",

@@ -1,4 +1,9 @@
-"""Matryoshka BatchTopK SAE (Bussmann et al. 2025, arXiv 2503.17547): every prefix of the latents reconstructs."""
+"""Matryoshka BatchTopK SAE (Bussmann et al. 2025, arXiv 2503.17547): every prefix of the latents reconstructs.
+
+Balanced (Chanin et al. 2025, arXiv 2505.11756), the losses of inner prefixes count for less: with all of them equal
+an inner latent takes up part of what the outer ones stand for (hedging), and with none specific latents absorb general
+ones.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +11,21 @@ from typing import Any
 
 import torch
 
+from masked_sae import checks
 from masked_sae.errors import InputError
 from masked_sae.saes.batch_topk import BatchTopKSAE, BatchTopKSettings
+from masked_sae.settings import neutral
 
 
 @dataclass(kw_only=True)
 class Settings(BatchTopKSettings):
     """Attributes:
     group_fractions: of the latents, each group's share.
+    group_weights: of the losses of the prefixes, from the innermost; null: they are equal.
     """
 
     group_fractions: list[float]
+    group_weights: list[float] | None = neutral(None, label="group weights", cure=True)  # noqa: RUF009 - a field
 
     def check(self) -> None:
         super().check()
@@ -25,14 +34,25 @@ class Settings(BatchTopKSettings):
             raise InputError("sae.group_fractions", fractions, "positive fractions of d_sae that sum to 1")
         if len(fractions) > self.d_sae:
             raise InputError("sae.group_fractions", fractions, f"at most sae.d_sae={self.d_sae} groups")
+        weights = self.group_weights
+        if weights is not None and not (
+            len(weights) == len(fractions) and min(weights) >= 0 and 0 < sum(weights) <= checks.MOST_COEFFICIENT
+        ):
+            valid = f"null, or {len(fractions)} numbers of at least 0, not all of them 0: one for each group"
+            raise InputError("sae.group_weights", weights, valid)
 
     def make(self, d_in: int, generator: torch.Generator) -> "MatryoshkaSAE":
         groups = group_sizes(self.d_sae, self.group_fractions)
-        return MatryoshkaSAE(d_in, self.d_sae, self.k, groups=groups, **self.shared(generator))
+        nested = {"groups": groups, "group_weights": self.group_weights}
+        return MatryoshkaSAE(d_in, self.d_sae, self.k, **nested, **self.shared(generator))
 
 
 class MatryoshkaSAE(BatchTopKSAE):
     """BatchTopK over all latents; the loss is the mean over the nested prefixes of their reconstruction losses.
+
+    Balanced, it is their weighted mean, `sum_g weight_g L_g / sum_g weight_g`, where 2505.11756 has the sum: one
+    prefix weighs as much against another, and equal weights are the Matryoshka SAE as it was. The paper takes
+    `weight_g = m^(G - 1 - g)` for the prefix `g` of `G`, counted from 0, and finds `m` of about 0.75 to serve best.
 
     Args:
         groups: sizes of the groups of latents, which sum to `d_sae`; prefix `i` is the first `i + 1` groups.

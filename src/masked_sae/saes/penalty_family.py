@@ -67,6 +67,10 @@ class PenalizedSAE(SAE):
     def encode(self, x_BD: Tensor) -> Tensor:
         return self.activate(self.pre_activations(x_BD), FullSupport())[0]
 
+    def penalty(self, penalized: Tensor) -> Tensor:
+        """Of a batch, scalar."""
+        return penalized.sum()
+
     def auxiliary_loss(self, penalized: Tensor, support: Support, target_BD: Tensor) -> Tensor:
         """A term of the architecture's own, scalar; 0 where it has none."""
         return target_BD.new_zeros(())
@@ -79,7 +83,7 @@ class PenalizedSAE(SAE):
         dead_F = self._count_silence(support.any_of_latent(active), len(x_BD))
         residual_BD = target_BD - (support.sums(latents, self.W_dec_FD) + self.b_dec_D)
         reconstruction_loss = mean_square(residual_BD)
-        sparsity_loss = penalized.sum() / target_BD.numel()
+        sparsity_loss = self.penalty(penalized) / target_BD.numel()
         auxiliary_loss = self.auxiliary_loss(penalized, support, target_BD)
         penalty = penalty_share * self.sparsity_coefficient * sparsity_loss
         return TrainingOutput.of(

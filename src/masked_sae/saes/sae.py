@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HideLatents = Callable[[Tensor], Tensor]
+Draws = Callable[[], torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class TrainingOutput:
     """Losses and statistics of one batch. All but `loss` are detached, and none was copied to the host.
 
     Attributes:
-        loss: scalar to minimise, the weighted sum of the three that follow.
+        loss: scalar to minimise, the weighted sum of the three that follow, and of what regularizes the weights.
         reconstruction_loss: scalar, mean over the batch of `||target - x_hat||^2 / d_in`; in Matryoshka also
             over the prefixes.
         sparsity_loss: scalar, what the architecture penalises, not yet weighted; 0 where sparsity is set by `k`.
@@ -135,6 +136,15 @@ class SAE(nn.Module, ABC):
         """
         if threshold_F is None or bool((threshold_F > 0).any()):
             raise ValueError("latents that are active where they are positive")
+
+    def begin_step(self, step: int, steps: int, draws: Draws) -> None:
+        """Hears where in the training the next step is; of it follows all that changes on the way.
+
+        Args:
+            step: from 0.
+            steps: of the whole training.
+            draws: gives a generator of this step's own.
+        """
 
     def training_output(
         self,

@@ -116,6 +116,7 @@ class _SparseLoss(torch.autograd.Function):
         active: Active,
         revived: Active | None,
         aux_coefficient: Tensor,
+        weights_G: Tensor | None,
     ) -> tuple[Tensor, ...]:
         batch, d_in = x_BD.shape
         used = active if revived is None else active + revived
@@ -124,8 +125,13 @@ class _SparseLoss(torch.autograd.Function):
 
         errors_BGD = sums_SD[: active.sums].view(batch, -1, d_in)  # in place from here on: the groups' reconstructions,
         errors_BGD.cumsum_(1).sub_((target_BD - b_dec_D)[:, None])  # the errors of the prefixes' reconstructions,
-        reconstruction_loss = torch.linalg.vector_norm(errors_BGD).square() / errors_BGD.numel()
         residual_BD = -errors_BGD[:, -1]
+        if weights_G is None:
+            reconstruction_loss = torch.linalg.vector_norm(errors_BGD).square() / errors_BGD.numel()
+        else:
+            squared_G = torch.linalg.vector_norm(errors_BGD, dim=(0, 2)).square()
+            reconstruction_loss = (weights_G * squared_G).sum() / errors_BGD.numel()
+            errors_BGD.mul_(weights_G[:, None])
         for group in reversed(range(errors_BGD.shape[1] - 1)):  # and, but for a factor, their gradient: a group
             errors_BGD[:, group] += errors_BGD[:, group + 1]  # enters every prefix from its own on
         errors_BGD.mul_(2 / errors_BGD.numel())
@@ -158,7 +164,7 @@ class _SparseLoss(torch.autograd.Function):
         grad_x_BD = None
         if ctx.needs_input_grad[0]:
             grad_x_BD = Grouping.by(used.rows_A, used.batch).sums(used.latents_A, W_enc_FD, grad_A)
-        return grad_x_BD, grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_b_dec_D, None, None, None, None
+        return grad_x_BD, grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_b_dec_D, None, None, None, None, None
 
 
 def sparse_loss(
@@ -172,6 +178,7 @@ def sparse_loss(
     active: Active,
     revived: Active | None,
     aux_coefficient: Tensor,
+    weights_G: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, reconstruction loss, auxiliary loss, and what the reconstruction leaves of the target, (B, D).
 
@@ -182,9 +189,10 @@ def sparse_loss(
         active: the latents that reconstruct, in `G` sums for each activation.
         revived: the dead latents that reconstruct what is left, in one sum for each activation.
         aux_coefficient: scalar, weight of the auxiliary loss.
+        weights_G: of the prefixes' losses, of mean 1; None: they are equal.
     """
     return _SparseLoss.apply(  # type: ignore[no-any-return]
-        x_BD, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, target_BD, active, revived, aux_coefficient
+        x_BD, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, target_BD, active, revived, aux_coefficient, weights_G
     )
 
 

@@ -9,7 +9,7 @@ default, computes only with the active latents; see `selection.py` and `sparse.p
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 from masked_sae import checks
 from masked_sae.errors import InputError
 from masked_sae.saes.fast_topk import largest
-from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
+from masked_sae.saes.orthogonality import CHUNK, orthogonality_loss
+from masked_sae.saes.sae import SAE, Draws, HideLatents, TrainingOutput, mean_square
 from masked_sae.saes.settings import SAESettings
 from masked_sae.saes.sparse_step import Active, sparse_loss
-from masked_sae.settings import setting
+from masked_sae.settings import neutral, setting
 
 
 @dataclass(kw_only=True)
@@ -29,11 +30,15 @@ class TopKFamilySettings(SAESettings):
     """Attributes:
     k: active latents for each activation: exactly (TopK), or on average over the batch.
     aux_k: dead latents that the auxiliary loss uses; 0 for none.
+    orthogonality: weight of the penalty on decoder rows that point the same way; 0 for none.
+    orthogonality_chunk: latents among which each has its closest looked for; they are drawn anew for each step.
     """
 
     k: int = setting(unit="latents per token", sparsity=True)
     aux_k: int = setting(unit="latents")
     aux_coefficient: float
+    orthogonality: float = neutral(0.0, label="orthogonality", cure=True)
+    orthogonality_chunk: int = neutral(CHUNK, label="orthogonality chunk", unit="latents", cure=True)
 
     @property
     def target_l0(self) -> float:
@@ -46,9 +51,12 @@ class TopKFamilySettings(SAESettings):
         if not 0 <= self.aux_k <= self.d_sae:
             raise InputError("sae.aux_k", self.aux_k, f"0 to sae.d_sae={self.d_sae}")
         checks.coefficient("sae.aux_coefficient", self.aux_coefficient)
+        checks.coefficient("sae.orthogonality", self.orthogonality)
+        checks.count("sae.orthogonality_chunk", self.orthogonality_chunk, least=2)
 
     def shared(self, generator: torch.Generator) -> dict[str, Any]:
-        return super().shared(generator) | {"aux_k": self.aux_k, "aux_coefficient": self.aux_coefficient}
+        names = ("aux_k", "aux_coefficient", "orthogonality", "orthogonality_chunk")
+        return super().shared(generator) | {name: getattr(self, name) for name in names}
 
 
 class TopKFamilySAE(SAE):
@@ -58,12 +66,16 @@ class TopKFamilySAE(SAE):
         k: active latents for one activation (TopK), or on average (the others).
         groups: sizes of the groups of latents, which sum to `d_sae`; the loss is the mean over the nested prefixes of
             the groups. By default one group.
+        group_weights: of the prefixes' losses; the loss is their weighted mean. By default they are equal.
         aux_k: dead latents that the auxiliary loss uses; 0 for none.
         aux_coefficient: weight of the auxiliary loss.
+        orthogonality: weight of `orthogonality_loss`.
+        orthogonality_chunk: latents among which it looks for each one's closest.
         others: as for `SAE`.
     """
 
     group_ends_G: Tensor
+    group_weights_G: Tensor | None
 
     def __init__(
         self,
@@ -72,8 +84,11 @@ class TopKFamilySAE(SAE):
         k: int,
         *,
         groups: Sequence[int] | None = None,
+        group_weights: Sequence[float] | None = None,
         aux_k: int = 0,
         aux_coefficient: float = 1 / 32,
+        orthogonality: float = 0.0,
+        orthogonality_chunk: int = CHUNK,
         **others: Any,
     ) -> None:
         super().__init__(d_in, d_sae, **others)
@@ -83,7 +98,11 @@ class TopKFamilySAE(SAE):
         if sum(self.groups) != d_sae or min(self.groups) < 1:
             raise ValueError(f"groups={list(self.groups)}: expected sizes of at least 1 that sum to d_sae={d_sae}")
         self.k, self.aux_k, self.aux_coefficient = k, aux_k, aux_coefficient
+        self.orthogonality, self.orthogonality_chunk = orthogonality, orthogonality_chunk
+        self._chunk_order_F: Tensor | None = None
         self.register_buffer("group_ends_G", torch.tensor(self.groups).cumsum(0), persistent=False)
+        weights_G = None if group_weights is None else _of_mean_1(group_weights, len(self.groups))
+        self.register_buffer("group_weights_G", weights_G, persistent=False)
 
     def set_thresholds(self, threshold_F: Tensor | None) -> None:
         """Ranks decide in training; one threshold for all is learned anew from them, where the architecture has one."""
@@ -97,6 +116,10 @@ class TopKFamilySAE(SAE):
     def learn_from(self, values: Tensor) -> None:
         """Sees the active latents of each training batch; those at 0 are none."""
 
+    def begin_step(self, step: int, steps: int, draws: Draws) -> None:
+        if self.orthogonality > 0 and self.orthogonality_chunk < self.d_sae:
+            self._chunk_order_F = torch.randperm(self.d_sae, generator=draws()).to(self.W_dec_FD.device)
+
     def select(self, pre_BF: Tensor) -> Tensor:
         """Latents in training: pre-activations (B, F), the chosen ones kept where positive, all others 0."""
         f_BF = keep_largest(*self.competitors(pre_BF)).view_as(pre_BF)
@@ -105,9 +128,13 @@ class TopKFamilySAE(SAE):
         return f_BF
 
     def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
-        """`loss = reconstruction_loss + aux_coefficient * auxiliary_loss`."""
+        """`loss = reconstruction_loss + aux_coefficient * auxiliary_loss + orthogonality * orthogonality_loss`."""
         step = self._reference_step if self.reference else self._sparse_step
-        return step(x_BD, target_BD, hide_latents)
+        output = step(x_BD, target_BD, hide_latents)
+        if self.orthogonality == 0:
+            return output
+        alike = orthogonality_loss(self.W_dec_FD, self.orthogonality_chunk, self._chunk_order_F)
+        return replace(output, loss=output.loss + self.orthogonality * alike)
 
     def _reference_step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents) -> TrainingOutput:
         pre_BF = hide_latents(self.pre_activations(x_BD))
@@ -123,7 +150,8 @@ class TopKFamilySAE(SAE):
         if self._revives(dead_F):
             dead_BF = keep_largest(pre_BF.masked_fill(~dead_F, -torch.inf), min(self.aux_k, self.d_sae))
             auxiliary_loss = mean_square(residual_BD - dead_BF @ self.W_dec_FD) * dead_F.any()
-        reconstruction_loss = torch.stack(losses).mean()
+        losses_G = torch.stack(losses)
+        reconstruction_loss = (losses_G if self.group_weights_G is None else self.group_weights_G * losses_G).mean()
         loss = reconstruction_loss + self.aux_coefficient * auxiliary_loss
         return TrainingOutput.of(
             loss,
@@ -160,6 +188,7 @@ class TopKFamilySAE(SAE):
             active=active,
             revived=revived,
             aux_coefficient=self.aux_coefficient * dead_F.any(),
+            weights_G=self.group_weights_G,
         )
         return TrainingOutput.of(
             loss,
@@ -179,6 +208,13 @@ class TopKFamilySAE(SAE):
         On CUDA always, since to ask is to wait for the device: without dead latents the loss has no gradient.
         """
         return self.aux_k > 0 and (dead_F.is_cuda or bool(dead_F.any()))
+
+
+def _of_mean_1(group_weights: Sequence[float], groups: int) -> Tensor:
+    if len(group_weights) != groups or min(group_weights) < 0 or sum(group_weights) <= 0:
+        raise ValueError(f"group_weights={list(group_weights)}: expected {groups} of at least 0, not all of them 0")
+    weights_G = torch.tensor(group_weights, dtype=torch.float64)
+    return (weights_G / weights_G.mean()).float()
 
 
 def keep_largest(pre_RN: Tensor, k: int) -> Tensor:

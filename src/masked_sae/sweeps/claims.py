@@ -5,11 +5,12 @@ from dataclasses import fields
 
 from masked_sae.config import RunConfig
 from masked_sae.masks.run_masks import PAPER_RATE
+from masked_sae.settings import cures_of
 
 
 def what_a_claim_lacks(configs: Sequence[RunConfig]) -> list[str]:
     """What the report needs to say whether masking made a difference, and these runs do not have."""
-    plain = [config for config in configs if all(mask.is_off for mask in config.mask.values())]
+    plain = [one for one in configs if all(mask.is_off for mask in one.mask.values()) and not cures_of(one.sae)]
     masked = [config for config in configs if config not in plain]
     lacking: list[str] = []
     if not plain:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from masked_sae.activations.stream import Batch
 from masked_sae.errors import NonFiniteError
 from masked_sae.masks.run_masks import Masks
+from masked_sae.randomness import torch_generator
 from masked_sae.saes import SAE, TrainingOutput
 from masked_sae.training.schedule import Schedule, warmed_up
 
@@ -20,14 +21,22 @@ class SAETraining(nn.Module):
 
     Args:
         gradient_clip: of the global norm; 0 for none.
+        seed: of what the SAE itself draws.
     """
 
     def __init__(
-        self, sae: SAE, schedule: Schedule, masks: Masks, *, penalty_warmup_steps: int = 0, gradient_clip: float = 0.0
+        self,
+        sae: SAE,
+        schedule: Schedule,
+        masks: Masks,
+        *,
+        penalty_warmup_steps: int = 0,
+        gradient_clip: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.sae, self.schedule, self.masks = sae, schedule, masks
-        self.penalty_warmup_steps, self.gradient_clip = penalty_warmup_steps, gradient_clip
+        self.penalty_warmup_steps, self.gradient_clip, self.seed = penalty_warmup_steps, gradient_clip, seed
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=schedule.lr, fused=True)
         self.step = 0
         self.output: TrainingOutput | None = None  # of the latest step, for those who measure
@@ -38,6 +47,7 @@ class SAETraining(nn.Module):
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.at(self.step)
         x_BD = self.masks.mask_inputs(batch.x_BD, self.step)
+        self.sae.begin_step(self.step, self.schedule.steps, self._draws)
         penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
         self.output = self.sae.training_output(x_BD, batch.target_BD, self._mask_latents, penalty_share)
         self.masked_share = batch.masked_share
@@ -61,6 +71,9 @@ class SAETraining(nn.Module):
                 f"the loss is {self.output.loss.item()} at step {self.step} of {self.schedule.steps}; "
                 f"expected a finite number: lower optim.lr={self.schedule.lr:g}, or set optim.gradient_clip"
             )
+
+    def _draws(self) -> torch.Generator:
+        return torch_generator(self.seed, "SAE's step", self.step)
 
     def _mask_latents(self, pre_BF: Tensor) -> Tensor:
         return self.masks.mask_latents(pre_BF, self.step)
