@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from masked_sae.errors import InputError
-from masked_sae.interop import saelens
+from masked_sae.interop import loading, saelens
 from masked_sae.saes import InferenceSAE
 
 
@@ -12,14 +12,14 @@ def load_sae(source: str | Path, *, device: str = "cpu") -> InferenceSAE:
     """An SAE, usable at once.
 
     Args:
-        source: the folder of a run or of an SAE in SAELens' format.
+        source: a run's folder, one of SAELens or dictionary_learning, or a name on the hub:
+            `owner/repo[/folder][@revision]`, or SAELens' `release:sae_id`.
 
     Raises:
         InputError: there is none, or one that does more than encode and decode an activation.
         DamagedFileError: this project exported it, and other bytes are there now.
     """
-    folder = Path(source).expanduser()
-    sae, metadata = saelens.load_sae(folder / "sae" if (folder / "sae").is_dir() else folder)
+    sae, metadata = loading.load_sae(source)
     return replace(sae.to(device), metadata=metadata)
 
 

@@ -104,12 +104,14 @@ def evaluate_absorption(
     *,
     probes: ConceptProbes | None = None,
     rankings: Sequence[Ranking] = ("weight",),
+    seed: int = 0,
 ) -> dict[Ranking, AbsorptionResult]:
     """Absorption of an SAE's latents on a set of concepts, by each way to choose a concept's latents.
 
     Args: as those of `decide_absorption`.
     """
-    return results_of(concepts, decide_absorption(concepts, x_PD, f_PF, W_dec_FD, probes=probes, rankings=rankings))
+    decisions = decide_absorption(concepts, x_PD, f_PF, W_dec_FD, probes=probes, rankings=rankings, seed=seed)
+    return results_of(concepts, decisions)
 
 
 def results_of(concepts: Concepts, decisions: Decisions) -> dict[Ranking, AbsorptionResult]:

@@ -26,7 +26,7 @@ class MatchingPursuitSAE(InferenceSAE):
     iterations: int = 0
     stops_at_repeats: bool = True
 
-    def encode(self, x_BD: Tensor) -> Tensor:
+    def _encode_rows(self, x_BD: Tensor) -> Tensor:
         residual_BD = x_BD - self.b_in_D
         f_BF = x_BD.new_zeros(len(x_BD), self.d_sae)
         undone_R = torch.arange(len(x_BD), device=x_BD.device)

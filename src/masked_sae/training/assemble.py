@@ -178,7 +178,7 @@ def begin_training(
         masks,
         penalty_warmup_steps=sae.penalty_warmup_steps,
         gradient_clip=optim.gradient_clip,
-        seed=config.seed,
+        seed=seed,
     )
 
 
