@@ -178,7 +178,7 @@ def test_an_activation_that_is_not_finite_is_named() -> None:
         ({"activations": torch.zeros(0, 5)}, "activations=the activations of shape"),
         ({"activations": torch.zeros(9, 5, dtype=torch.long)}, "expected floating-point numbers"),
         ({"activations": "nowhere.npy"}, "activations=nowhere.npy: expected a file that exists"),
-        ({"sae": "sparse"}, "sae.architecture=sparse: expected one of batch_topk"),
+        ({"sae": "sparse"}, "sae=sparse: expected one of balanced_matryoshka, batch_topk"),
         ({"masks": {"token": 0.2}}, "mask=token: expected masks of inputs or latents"),
         ({"masks": {"words": 0.2}}, "mask=words: expected one of"),
         ({"masks": {"latent": 1.0}}, "mask.latent.rate=1.0: expected"),

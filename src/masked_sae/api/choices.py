@@ -13,27 +13,29 @@ from masked_sae.config import OptimSettings, RunConfig, check, typed_config
 from masked_sae.errors import InputError
 from masked_sae.masks.mask import Mask, MaskSettings
 from masked_sae.masks.run_masks import Masks, find_mask
-from masked_sae.saes.settings import SAESettings, find_architecture
+from masked_sae.saes.settings import SAESettings
 
 _CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
-def sae_settings(architecture: str, **changes: Any) -> SAESettings:
-    """The settings of an architecture as `conf/sae/` has them, with these changes.
+def sae_settings(choice: str, **changes: Any) -> SAESettings:
+    """The settings of an SAE as `conf/sae/` has them, with these changes.
 
     Args:
-        architecture: as after `sae=` on the command line: `batch_topk`, `matryoshka`, ….
+        choice: as after `sae=` on the command line: `batch_topk`, `matryoshka`, `ortsae`, ….
         changes: as after `sae.`: `d_sae=4096, k=32`.
 
     Raises:
-        InputError: there is no such architecture or setting, or the value cannot be used.
+        InputError: there is no such choice or setting, or the value cannot be used.
     """
-    kind = find_architecture(architecture, None)
+    choices = sorted(path.stem for path in (_CONF / "sae").glob("*.yaml") if not path.stem.startswith("base"))
+    if choice not in choices:
+        raise InputError("sae", choice, f"one of {', '.join(choices)}")
+    known = [one.name for one in fields(_changed(f"sae={choice}", {}).sae)]
     for name, value in changes.items():
-        known = [one.name for one in fields(kind)]
         if name not in known:
-            raise InputError(f"sae.{name}", value, f"a setting of {architecture}: {', '.join(known)}")
-    return _changed(f"sae={architecture}", {f"sae.{name}": value for name, value in changes.items()}).sae
+            raise InputError(f"sae.{name}", value, f"a setting of {choice}: {', '.join(known)}")
+    return _changed(f"sae={choice}", {f"sae.{name}": value for name, value in changes.items()}).sae
 
 
 def optim_settings(**changes: Any) -> OptimSettings:
