@@ -26,7 +26,7 @@ import torch
 from step import GROUP_FRACTIONS, machine
 from torch import Tensor
 
-from masked_sae.activations.held_out import HeldOutBatch, activation_batches, sequences_to_measure
+from masked_sae.activations.held_out import activation_batches, sequences_to_measure
 from masked_sae.activations.scale import measure_statistics
 from masked_sae.activations.stream import Batch, Point
 from masked_sae.config import RunConfig, typed_config
@@ -183,8 +183,7 @@ def measure(sae: InferenceSAE, k: int | None, held_out_BD: Tensor, seconds: floa
     """At `k` where there is one, on the first half of the held-out activations; measured on the second."""
     half = len(held_out_BD) // 2
     if k is not None and sae.k is None:
-        nothing = torch.empty(0)
-        sae = calibrated(sae, k, [HeldOutBatch(0, nothing, nothing, held_out_BD[:half])])
+        sae = calibrated(sae, k, [held_out_BD[:half]])
     fired_F = torch.zeros(sae.d_sae, dtype=torch.bool)
     squared, active = 0.0, 0
     read_BD = held_out_BD[half:]

@@ -64,7 +64,8 @@ def random_sae(context: EvalContext) -> InferenceSAE:
     W_dec_FD = torch.nn.functional.normalize(torch.randn(256, context.lm.d_in, generator=generator), dim=1)
     zeros_D, zeros_F = torch.zeros(context.lm.d_in), torch.zeros(256)
     open_sae = InferenceSAE(W_dec_FD.T.contiguous(), zeros_F, W_dec_FD, zeros_D, zeros_D, threshold_F=zeros_F)
-    return calibrated(open_sae, 20, activation_batches(context.lm, context.held_out, np.arange(8), 8))
+    read = activation_batches(context.lm, context.held_out, np.arange(8), 8)
+    return calibrated(open_sae, 20, (batch.x_BD for batch in read))
 
 
 FAMILIES = [family.name for family in our_families()]
