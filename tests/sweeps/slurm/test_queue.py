@@ -127,6 +127,7 @@ def test_a_sweep_of_fewer_values_says_what_is_left_over_and_prunes_its_jobs(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # four commands and five jobs, each of which reads in its libraries
 def test_a_chain_goes_on_from_job_to_job_where_none_is_requeued(
     environment: dict[str, str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
