@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masked_sae.errors import DamagedFileError, InputError
-from masked_sae.files import read_object
-from masked_sae.interop.forms import check_computable, check_finite, gated, is_count, short
+from masked_sae.errors import InputError
+from masked_sae.interop.forms import check_computable, check_finite, gated, is_count, read_config_file, short
 from masked_sae.interop.torch_files import check_archive, load_tensors
 from masked_sae.saes import InferenceSAE
 
@@ -161,7 +160,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def _read_trainer(folder: Path) -> dict[str, Any]:
     """How it was trained, as `config.json` tells, with what is read of it in the form that it should have."""
-    trainer = _read_config(folder).get("trainer")
+    trainer = read_config_file(folder, CONFIG).get("trainer")
     if not isinstance(trainer, dict):
         raise InputError("sae", folder, f"a trainer in {CONFIG}; this is {short(trainer)}")
     kind = trainer.get("dict_class")
@@ -177,17 +176,8 @@ def _read_trainer(folder: Path) -> dict[str, Any]:
     return trainer
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        return read_object(folder / CONFIG)
-    except DamagedFileError as error:
-        raise InputError("sae", folder, f"a readable SAE: its {CONFIG} is none ({error.why})") from error
-    except OSError as error:
-        raise InputError("sae", folder, f"a readable {CONFIG} ({error.strerror})") from error
-
-
 def _metadata(folder: Path) -> dict[str, Any]:
-    trainer, told_buffer = _read_trainer(folder), _read_config(folder).get("buffer")
+    trainer, told_buffer = _read_trainer(folder), read_config_file(folder, CONFIG).get("buffer")
     for key in ("lm_name", "submodule_name"):
         if not isinstance(trainer.get(key), str | None):
             raise InputError("sae", folder, f"a text as {key} in {CONFIG}; this is {short(trainer[key])}")

@@ -10,7 +10,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from masked_sae.errors import InputError
+from masked_sae.errors import DamagedFileError, InputError
+from masked_sae.files import read_object
 from masked_sae.saes import InferenceSAE
 
 _SHOWN = 60  # characters of a value that is refused
@@ -62,6 +63,20 @@ def check_finite(folder: Path, name: str, tensor: Tensor) -> None:
     if not tensor.isfinite().all():
         bad = int((~tensor.isfinite()).sum())
         raise InputError("sae", folder, f"finite numbers as {name}: {bad} of {tensor.numel()} are none")
+
+
+def read_config_file(folder: Path, name: str) -> dict[str, Any]:
+    """What an SAE's folder tells of it, in a file of JSON.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return read_object(folder / name)
+    except DamagedFileError as error:
+        raise InputError("sae", folder, f"a readable SAE: its {name} is none ({error.why})") from error
+    except OSError as error:
+        raise InputError("sae", folder, f"a readable {name} ({error.strerror})") from error
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

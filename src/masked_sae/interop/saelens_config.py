@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masked_sae.errors import DamagedFileError, InputError
-from masked_sae.files import read_object
-from masked_sae.interop.forms import is_count, is_number, short
+from masked_sae.errors import InputError
+from masked_sae.interop.forms import is_count, is_number, read_config_file, short
 
 CONFIG = "cfg.json"
 OF_LATENTS = {  # what an architecture has beside W_enc, W_dec and b_dec: vectors over latents
@@ -82,7 +81,7 @@ def read_config(folder: Path) -> SAELensConfig:
     Raises:
         InputError: it has another, or is of an SAE that does more than encode and decode an activation.
     """
-    raw = _read(folder)
+    raw = read_config_file(folder, CONFIG)
     metadata = raw.get("metadata")
     metadata = raw["metadata"] = {} if metadata is None else metadata
     if not isinstance(metadata, dict):
@@ -104,15 +103,6 @@ def read_config(folder: Path) -> SAELensConfig:
         _pursuit(folder, config),
         older,
     )
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        return read_object(folder / CONFIG)
-    except DamagedFileError as error:
-        raise InputError("sae", folder, f"a readable SAE: its {CONFIG} is none ({error.why})") from error
-    except OSError as error:
-        raise InputError("sae", folder, f"a readable {CONFIG} ({error.strerror})") from error
 
 
 def _is_older(raw: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from masked_sae.files import write_text
 from masked_sae.latents.absorption_view import ShownSet
 from masked_sae.latents.page import PAGE
 from masked_sae.latents.pairing import ALIKE
+from masked_sae.report.runs_table import flat
 from masked_sae.runs.results import read_results
 from masked_sae.runs.run import Run
 
@@ -80,16 +81,10 @@ def _shown(run: Run, name: str, folder: Path) -> ShownRun:
 
 
 def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    flat = dict(_flat(settings))
-    masks = [(key, str(flat[key])) for key in flat if key.startswith("mask.") and key.endswith(".rate") and flat[key]]
-    return [*(masks or [("mask", "none")]), *((key, str(flat[key])) for key in _SHOWN_OF_SETTINGS if key in flat)]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return found
+    by_key = dict(flat(settings))
+    rates = [key for key in by_key if key.startswith("mask.") and key.endswith(".rate")]
+    masks = [(key, str(by_key[key])) for key in rates if by_key[key]]
+    return [*(masks or [("mask", "none")]), *((key, str(by_key[key])) for key in _SHOWN_OF_SETTINGS if key in by_key)]
 
 
 def _elsewhere(shown: ShownSet, runs: Sequence[ShownRun]) -> list[tuple[str, float]]:

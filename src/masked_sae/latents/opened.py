@@ -8,7 +8,7 @@ from masked_sae.config import RunConfig
 from masked_sae.errors import InputError
 from masked_sae.evals.context import EvalContext
 from masked_sae.interop.saelens import load_sae
-from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.folder import run_folder_of
 from masked_sae.runs.recorded import recorded_run
 from masked_sae.runs.run import Run, find_inputs
 from masked_sae.saes import InferenceSAE
@@ -38,7 +38,7 @@ def find_run(key: str, folder: Path, settings: RunConfig, overrides: Sequence[st
     Raises:
         InputError, DamagedFileError: it is no run's, or the run has no SAE yet.
     """
-    run = RunFolder(folder.parent if folder.name == "sae" and (folder.parent / "config.yaml").exists() else folder)
+    run = run_folder_of(folder)
     if not run.config.exists():
         raise InputError(key, folder, "a run's folder: this one holds no config.yaml")
     if not run.sae.is_dir():

@@ -82,6 +82,11 @@ class RunFolder:
         return ({"": alone} if alone.exists() else {}) | beside
 
 
+def run_folder_of(path: Path) -> RunFolder:
+    """The run's of this folder, or of the `sae/` within it."""
+    return RunFolder(path.parent if path.name == "sae" and (path.parent / "config.yaml").exists() else path)
+
+
 def clear_run(folder: RunFolder) -> None:
     """Empties a run's folder, but for the lock that the caller holds."""
     for path in folder.path.iterdir():

@@ -11,7 +11,7 @@ from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.evals.texts.task_settings import check_tasks
 from masked_sae.interop.loading import digest_of, find_sae, is_folder
 from masked_sae.runs.config_file import read_config
-from masked_sae.runs.folder import RunFolder
+from masked_sae.runs.folder import RunFolder, run_folder_of
 from masked_sae.runs.recorded import change, keys_of, recorded_run, refused_in_a_line
 from masked_sae.runs.results import REFERENCE, is_old_reference, read_results
 from masked_sae.runs.run import Run
@@ -86,7 +86,7 @@ def _find_run(source: str | Path, settings: RunConfig, overrides: Sequence[str])
     if not is_folder(source):
         return _find_foreign(source, settings, overrides)
     folder = Path(source).expanduser()
-    run = RunFolder(folder.parent if folder.name == "sae" and (folder.parent / "config.yaml").exists() else folder)
+    run = run_folder_of(folder)
     if not run.config.exists():
         return _find_foreign(source, settings, overrides)
     origin = origin_of(run)
