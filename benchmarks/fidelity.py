@@ -44,7 +44,7 @@ from masked_sae.training.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 KS = (8, 16, 32)
-LEARNING_RATE, WARMUP_STEPS, DECAY_FRACTION = 1e-3, 100, 0.2
+WARMUP_STEPS, DECAY_FRACTION = 100, 0.2
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,11 @@ def read_activations(arguments: argparse.Namespace, folder: Path, seed: int) -> 
     return Activations(batches, torch.cat(held_out) * statistics.scale, statistics.mean_D * statistics.scale)
 
 
-def train_ours(config: RunConfig, found: Activations) -> InferenceSAE:
+def train_ours(config: RunConfig, found: Activations, learning_rate: float) -> InferenceSAE:
     sae = config.sae.make(found.d_in, torch_generator(config.seed, "initial weights"))
     with torch.no_grad():
         sae.b_dec_D.copy_(found.mean_D)
-    schedule = Schedule(LEARNING_RATE, WARMUP_STEPS, DECAY_FRACTION, len(found.batches))
+    schedule = Schedule(learning_rate, WARMUP_STEPS, DECAY_FRACTION, len(found.batches))
     options: dict[str, Any] = {"penalty_warmup_steps": config.sae.penalty_warmup_steps, "seed": config.seed}
     training = SAETraining(sae, schedule, Masks({}), gradient_clip=config.optim.gradient_clip, **options)
     for x_BD in found.batches:
@@ -150,7 +150,12 @@ def train_ours(config: RunConfig, found: Activations) -> InferenceSAE:
 
 
 def train_theirs(
-    architecture: Architecture, value: float, d_sae: int, found: Activations, seed: int, folder: Path
+    architecture: Architecture,
+    value: float,
+    arguments: argparse.Namespace,
+    found: Activations,
+    seed: int,
+    folder: Path,
 ) -> InferenceSAE:
     from sae_lens import registry
     from sae_lens.config import SAETrainerConfig
@@ -160,16 +165,16 @@ def train_theirs(
     if not architecture.has_k:
         options[architecture.their_setting.replace("coefficient", "warm_up_steps")] = WARMUP_STEPS
     if architecture.theirs == "matryoshka_batchtopk":
-        options["matryoshka_widths"] = [round(d_sae * sum(GROUP_FRACTIONS[: i + 1])) for i in range(5)]
+        options["matryoshka_widths"] = [round(arguments.d_sae * sum(GROUP_FRACTIONS[: i + 1])) for i in range(5)]
     training_class, config_class = registry.get_sae_training_class(architecture.theirs)
     torch.manual_seed(seed)  # SAELens draws from torch's own state
-    sae = training_class(config_class(d_in=found.d_in, d_sae=d_sae, device="cpu", **options))
+    sae = training_class(config_class(d_in=found.d_in, d_sae=arguments.d_sae, device="cpu", **options))
     batch, steps = len(found.batches[0]), len(found.batches)
     config = SAETrainerConfig(
         total_training_samples=batch * steps,
         train_batch_size_samples=batch,
-        lr=LEARNING_RATE,
-        lr_end=LEARNING_RATE,  # from which it decays to 0
+        lr=arguments.learning_rate,
+        lr_end=arguments.learning_rate,  # from which it decays to 0
         lr_warm_up_steps=WARMUP_STEPS,
         lr_decay_steps=round(DECAY_FRACTION * steps),
     )
@@ -206,8 +211,8 @@ def trained_both(
     config = config_of(arguments, folder, f"seed={seed}", f"sae={name}", f"sae.{architecture.setting}={ours}")
     exported = folder / f"{name}-{place}-{seed}"
     makers = {
-        "ours": lambda: train_ours(config, found),
-        "theirs": lambda: train_theirs(architecture, theirs, arguments.d_sae, found, seed, exported),
+        "ours": lambda: train_ours(config, found, arguments.learning_rate),
+        "theirs": lambda: train_theirs(architecture, theirs, arguments, found, seed, exported),
     }
     for side, make in makers.items():
         start = time.perf_counter()
@@ -264,9 +269,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=400_000)
     parser.add_argument("--held-out", type=int, default=65_536, help="half of them for thresholds")
-    parser.add_argument("--d-sae", type=int, default=2048)
+    parser.add_argument("--d-sae", type=int, default=1024)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="of both: the best for both in a pilot")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -275,7 +282,7 @@ def main() -> None:
     about = machine("cpu")
     curves: dict[str, Curves] = {name: {"theirs": {}, "ours": {}} for name in arguments.only}
     with tempfile.TemporaryDirectory() as temporary:
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             found = read_activations(arguments, Path(temporary), seed)
             for name in arguments.only:
                 for place in range(len(ARCHITECTURES[name].ours_at)):

@@ -152,6 +152,8 @@ def test_a_rate_that_leaves_the_loss_no_position_is_refused(overrides: list[str]
         ("sparsity_coefficient", "-1.0"),
         ("sparsity_coefficient", "inf"),
         ("sparsity_warmup_steps", "-1"),
+        ("encoder_norm_init", "0.0"),
+        ("encoder_norm_init", "inf"),
         ("threshold_init", "-0.1"),
         ("bandwidth", "0.0"),
         ("bandwidth", "nan"),

@@ -105,6 +105,22 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
 
 
+def test_a_folder_that_is_replaced_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with folder_aside(made, replace=True) as aside:
+        (aside / "old").write_text("old")
+    (tmp_path / ".made.12345678").mkdir()  # left by a process that was killed
+    with pytest.raises(RuntimeError, match="midway"), folder_aside(made, replace=True) as aside:
+        (aside / "new").write_text("half of the n")
+        raise RuntimeError("midway")
+    assert contents(tmp_path) == {"made/old": "old"}
+    with folder_aside(made, replace=True) as aside:
+        (aside / "new").write_text("new")
+        assert contents(made) == {"old": "old"}
+    assert contents(made) == {"new": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_a_folder_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="midway"), folder_aside(tmp_path / "made") as aside:
         (aside / "one").write_text("1")

@@ -125,9 +125,16 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def folder_aside(path: Path) -> Generator[Path]:
-    """A new folder beside `path` that is renamed to it when the block ends well, and removed when it does not."""
+def folder_aside(path: Path, *, replace: bool = False) -> Generator[Path]:
+    """A new folder beside `path` that is renamed to it when the block ends well, and removed when it does not.
+
+    Args:
+        replace: the folder that is there, with what killed processes left beside it; nobody else may be writing it.
+            Between two renames there is none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if replace:
+        remove_leftovers(path)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         with _naming(path):
@@ -136,7 +143,13 @@ def folder_aside(path: Path) -> Generator[Path]:
         for made in (aside, *aside.rglob("*")):  # safetensors gives its owner alone a file
             made.chmod((0o777 if made.is_dir() else 0o666) & ~umask)
             sync(made)
-        aside.rename(path)
+        if replace and path.exists():
+            former = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            path.rename(former)
+            aside.rename(path)
+            shutil.rmtree(former, ignore_errors=True)
+        else:
+            aside.rename(path)
         sync(path.parent)
     finally:
         if aside.exists():

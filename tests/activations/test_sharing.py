@@ -58,6 +58,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "sae.p_end": ("0.5", ["sae=relu"]),
     "sae.sparsity_coefficient": ("0.7", ["sae=gated"]),
     "sae.sparsity_warmup_steps": ("3", ["sae=gated"]),
+    "sae.encoder_norm_init": ("0.3", ["sae=gated"]),
     "sae.threshold_init": ("0.3", ["sae=jumprelu"]),
     "sae.bandwidth": ("0.3", ["sae=jumprelu"]),
     "optim.lr": ("0.01", []),

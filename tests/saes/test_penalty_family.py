@@ -356,3 +356,26 @@ def test_a_gates_threshold_says_what_the_gate_does() -> None:
 def test_wrong_thresholds_and_bandwidths_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         JumpReLUSAE(8, 16, 1.0, **options)
+
+
+@every_architecture
+def test_encoder_rows_begin_where_the_decoders_point_with_the_norm_that_is_asked(architecture: str) -> None:
+    tied, small = (
+        PENALIZED[architecture](16, 128, 1.0, generator=torch.Generator().manual_seed(0), **options)
+        for options in ({}, {"encoder_norm_init": 0.1})
+    )
+    assert torch.equal(tied.W_enc_FD, tied.W_dec_FD)
+    assert torch.equal(small.W_dec_FD, tied.W_dec_FD)
+    torch.testing.assert_close(small.W_enc_FD, 0.1 * tied.W_dec_FD)
+
+
+@pytest.mark.parametrize("architecture", ["relu", "gated"])
+def test_small_encoder_rows_do_not_overshoot(architecture: str) -> None:
+    x_BD = normal(512, 16)
+    errors = [
+        PENALIZED[architecture](16, 256, 1.0, encoder_norm_init=norm, generator=torch.Generator().manual_seed(0))
+        .training_output(x_BD, x_BD)
+        .squared_error.item()
+        for norm in (1.0, 0.1)
+    ]
+    assert errors[0] > 10 * x_BD.square().sum(1).mean() > 10 * errors[1]

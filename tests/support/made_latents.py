@@ -78,4 +78,13 @@ def make_latents(
     return Latents(activity, neighbours(), neighbours(), effects, text_U, dict(texts))
 
 
-FACTS = {"run": "made", "lm": "none", "hook_name": "none", "no_effects": "", "tokens": 100_000, "dead": 1, "l0": 8.0}
+FACTS = {
+    "run": "made",
+    "lm": "none",
+    "hook_name": "none",
+    "no_effects": "",
+    "absorption": "absorption.html",
+    "tokens": 100_000,
+    "dead": 1,
+    "l0": 8.0,
+}

@@ -68,6 +68,7 @@ SIDES = {
     "sae.p_end": IN,
     "sae.sparsity_coefficient": IN,
     "sae.sparsity_warmup_steps": IN,
+    "sae.encoder_norm_init": IN,
     "sae.threshold_init": IN,
     "sae.bandwidth": IN,
     "optim.lr": IN,

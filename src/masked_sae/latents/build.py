@@ -86,6 +86,7 @@ def _write_latents(opened: OpenedRun, asked: PageSettings) -> Path:
         "tokens": latents.activity.tokens,
         "latents": opened.sae.d_sae,
         "dead": int((latents.activity.count_F == 0).sum()),
+        "absorption": opened.run.folder.absorption().name,
         "l0": float(latents.activity.count_F.sum() / latents.activity.tokens),
     }
     return write_page(opened.run.folder.path, latents, facts)

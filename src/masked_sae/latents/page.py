@@ -1,6 +1,5 @@
 """`latents.html`, and the folder of data beside it."""
 
-import shutil
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +8,7 @@ from uuid import uuid4
 
 from jinja2 import Environment, StrictUndefined
 
-from masked_sae.files import folder_aside, remove_leftovers, write_text
+from masked_sae.files import folder_aside, write_text
 from masked_sae.latents.columns import BARS, Latents, Tokens, index_columns, latent_columns
 from masked_sae.latents.data_files import write_script
 
@@ -29,11 +28,8 @@ def write_page(folder: Path, latents: Latents, facts: Mapping[str, Any]) -> Path
         The page.
     """
     stamp = uuid4().hex
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder / DATA)
-    with folder_aside(folder / DATA) as aside:
+    with folder_aside(folder / DATA, replace=True) as aside:
         _write_data(aside, latents, stamp)
-        shutil.rmtree(folder / DATA, ignore_errors=True)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = (files("masked_sae.latents") / "template.html").read_text(encoding="utf-8")
     write_text(folder / PAGE, environment.from_string(template).render(facts, stamp=stamp, data=DATA))

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from masked_sae import checks
 from masked_sae.errors import InputError
-from masked_sae.files import folder_aside, remove_leftovers
+from masked_sae.files import folder_aside
 from masked_sae.publishing.card import CARD, Place
 from masked_sae.publishing.publication import Publication, prepare_run, prepare_sweep
 from masked_sae.publishing.upload import check_name, full_name, upload
@@ -88,14 +88,10 @@ def _refuse_others_folder(folder: Path) -> None:
 
 def _write(prepared: Publication, folder: Path) -> None:
     """All of it or nothing; a former dry run's is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
-    with folder_aside(folder) as aside:
+    with folder_aside(folder, replace=True) as aside:
         for name, file in prepared.files.items():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, aside / name)
-        if folder.exists():
-            shutil.rmtree(folder)
 
 
 def _said(prepared: Publication) -> list[str]:

@@ -18,7 +18,7 @@ from masked_sae import checks
 from masked_sae.saes.latent_support import FullSupport, Support, support_above
 from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
 from masked_sae.saes.settings import SAESettings
-from masked_sae.settings import setting
+from masked_sae.settings import neutral, setting
 
 MOST = 0.15  # of the latents that may matter to a sparse step; with more of them the dense one is faster
 
@@ -28,10 +28,12 @@ class PenalizedSettings(SAESettings):
     """Attributes:
     sparsity_coefficient: of the penalty on latents; more leaves fewer active.
     sparsity_warmup_steps: in which the penalty grows to its weight.
+    encoder_norm_init: of the encoder's rows before training, which point where the decoder's do.
     """
 
     sparsity_coefficient: float = setting(sparsity=True)
     sparsity_warmup_steps: int = setting(unit="steps")
+    encoder_norm_init: float = neutral(1.0, label="initial norm of encoder rows")
 
     @property
     def penalty_warmup_steps(self) -> int:
@@ -41,20 +43,35 @@ class PenalizedSettings(SAESettings):
         super().check()
         checks.coefficient("sae.sparsity_coefficient", self.sparsity_coefficient)
         checks.count("sae.sparsity_warmup_steps", self.sparsity_warmup_steps, least=0)
+        checks.above("sae.encoder_norm_init", self.encoder_norm_init, 0)
+        checks.coefficient("sae.encoder_norm_init", self.encoder_norm_init)
+
+    def shared(self, generator: torch.Generator) -> dict[str, Any]:
+        return super().shared(generator) | {"encoder_norm_init": self.encoder_norm_init}
 
 
 class PenalizedSAE(SAE):
     """Trains by dense products at first, while many latents are active, and at their places alone once they are few; on
     CUDA always by dense products.
 
+    At first half of the latents are active. With encoder rows of the decoder's norm they give back `d_sae / 2 d_in` times
+    an activation, and the price drives down more than that: what is left of training is spent on coming back. Where
+    nothing but the price makes latents silent, encoder rows begin small (Conerly et al. 2024, "Update on how we train
+    SAEs", begin with small rows of both).
+
     Args:
         sparsity_coefficient: weight of the sparsity loss.
+        encoder_norm_init: of the encoder's rows.
         others: as for `SAE`.
     """
 
-    def __init__(self, d_in: int, d_sae: int, sparsity_coefficient: float, **others: Any) -> None:
+    def __init__(
+        self, d_in: int, d_sae: int, sparsity_coefficient: float, *, encoder_norm_init: float = 1.0, **others: Any
+    ) -> None:
         super().__init__(d_in, d_sae, **others)
         self.sparsity_coefficient = sparsity_coefficient
+        with torch.no_grad():
+            self.W_enc_FD.mul_(encoder_norm_init)
 
     @abstractmethod
     def activate(self, pre: Tensor, support: Support) -> tuple[Tensor, Tensor]:
