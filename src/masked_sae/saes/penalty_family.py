@@ -54,10 +54,10 @@ class PenalizedSAE(SAE):
     """Trains by dense products at first, while many latents are active, and at their places alone once they are few; on
     CUDA always by dense products.
 
-    At first half of the latents are active. With encoder rows of the decoder's norm they give back `d_sae / 2 d_in` times
-    an activation, and the price drives down more than that: what is left of training is spent on coming back. Where
-    nothing but the price makes latents silent, encoder rows begin small (Conerly et al. 2024, "Update on how we train
-    SAEs", begin with small rows of both).
+    At first half of the latents are active. With encoder rows of the decoder's norm they give back `d_sae / 2 d_in`
+    times an activation, and the price drives down more than that: what is left of training is spent on coming back.
+    Where nothing but the price makes latents silent, encoder rows begin small (Conerly et al. 2024, "Update on how we
+    train SAEs", begin with small rows of both).
 
     Args:
         sparsity_coefficient: weight of the sparsity loss.
