@@ -80,3 +80,16 @@ def test_a_wide_interval_does_not_press_the_values_together() -> None:
     limits = axis_limits(np.array([0.5, 0.6]), np.array([-40.0, 41.0, np.nan]))
     assert limits is not None and limits[0] > 0.2 and limits[1] < 0.9
     assert axis_limits(np.array([np.nan]), np.array([])) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_arms_with_long_names_leave_room_for_what_they_name(tmp_path: Path) -> None:
+    for number in range(8):
+        long = {"mask.token.replacement": f"a replacement of a long name, number {number}"}
+        make_sweep(tmp_path / f"sweep{number}", settings=long, **SMALL)
+    runs = read_runs([tmp_path / f"sweep{number}" for number in range(8)])
+    design = read_design(runs)
+    assert write_figures(tmp_path / "figures", runs, design, find(runs, design))
+    (axes,) = front_figure(runs, design, find(runs, design)[0].metric).axes
+    axes.figure.draw_without_rendering()
+    assert axes.get_window_extent().height > 1.5 * axes.figure.dpi

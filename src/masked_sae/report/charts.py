@@ -42,6 +42,8 @@ _CURVES = {
 }
 _UNFINISHED = "#777777"  # no arm's colour
 _GREY = "#e4e4e4"
+_HEIGHT = 380  # pixels, with a legend of a few lines
+_FEW, _LINE = 3, 20  # lines, pixels of one more
 
 
 def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str, str]) -> go.Figure:
@@ -99,6 +101,8 @@ def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str
                 hovertemplate="%{customdata[0]}<br>L0 %{x:.3g}<br>%{y:.4g}<br>reference, of no arm<extra></extra>",
             )
         )
+    entries = len(all_fronts) + len(beside)
+    figure.update_layout(height=_HEIGHT + _LINE * max(0, entries - _FEW))
     l0s = [front.runs["l0"].to_numpy() for front in all_fronts]
     figure.update_xaxes(type="log", **_log_ticks(np.concatenate([*l0s, np.array([one.l0 for one in beside])]), 2.0))
     return figure
@@ -216,7 +220,7 @@ def _figure(x_title: str, y_title: str) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
         template="none",
-        height=380,
+        height=_HEIGHT,
         margin={"l": 64, "r": 32, "t": 34, "b": 48},
         modebar={"orientation": "v"},
         font={"family": "system-ui, sans-serif", "size": 13},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,9 @@ _STYLE: Any = {
 }
 
 _LONGEST = 48  # letters of a legend's line
+_INSIDE = 4  # lines of a legend that the axes have room for
+_LINE = 0.16  # inches of a line outside of them
+_TICK = 18  # letters of a line below an arm
 
 
 def write_figures(folder: Path, runs: Runs, design: Design, findings: Sequence[Finding]) -> list[Path]:
@@ -71,9 +75,10 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
     rows = dot_rows(runs, design, metric)
     if rows:
         return _dot_figure(rows, metric)
-    figure = Figure(figsize=(4.2, 3.1), layout="constrained")
-    axes = figure.add_subplot()
     all_fronts, beside = fronts(runs, design, metric), references(runs, metric)
+    entries = len(all_fronts) + len(beside)
+    figure = Figure(figsize=(4.2, 3.1 + (_LINE * entries if entries > _INSIDE else 0)), layout="constrained")
+    axes = figure.add_subplot()
     for front in all_fronts:
         style = look(front.arm, len(design.arms))
         axes.errorbar(
@@ -92,7 +97,10 @@ def front_figure(runs: Runs, design: Design, metric: Metric) -> Figure:
         axes.plot([one.l0], [one.value], linestyle="none", label=_brief(f"reference: {one.name}"), **style)
     _log_l0(axes, np.concatenate([*(front.runs["l0"] for front in all_fronts), [one.l0 for one in beside]]))
     axes.set(xlabel=metric.l0_axis_label, ylabel=metric.axis_label)
-    axes.legend()
+    if entries > _INSIDE:
+        figure.legend(loc="outside lower center")
+    else:
+        axes.legend()
     return figure
 
 
@@ -113,9 +121,9 @@ def _dot_figure(rows: Sequence[Row], metric: Metric) -> Figure:
 
 def response_figure(design: Design, finding: Finding) -> Figure:
     """Left: the metric at each sparsity against the mask rate. Right: the difference to unmasked at matched L0."""
-    figure = Figure(figsize=(7.0, 2.9), layout="constrained")
-    left, right = figure.subplots(1, 2)
     x_A, labels = positions(design)
+    figure = Figure(figsize=(7.0, 2.9 if labels is None else 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
     at_sparsity, at_l0 = levels(design, finding), differences(design, finding)
     _draw(left, at_sparsity, series_limits(at_sparsity))
     left.set(ylabel=finding.metric.axis_label)
@@ -125,7 +133,7 @@ def response_figure(design: Design, finding: Finding) -> Figure:
     for axes, where in ((left, "at the sparsity set"), (right, "at matched L0")):
         axes.set_xlabel(where if labels else f"mask rate, {where}")
         if labels:
-            axes.set_xticks(x_A, labels, rotation=20, ha="right")
+            axes.set_xticks(x_A, [fill(_brief(label), _TICK) for label in labels], rotation=30, ha="right")
         else:
             axes.set_xticks(x_A, [f"{x:g}" for x in x_A])
         axes.set_xlim(*position_limits(x_A))
