@@ -74,9 +74,9 @@ ARCHITECTURES = {
     "topk": with_k("topk"),
     "batch_topk": with_k("batchtopk"),
     "matryoshka": with_k("matryoshka_batchtopk"),
-    "relu": Architecture("standard", "sparsity_coefficient", "l1_coefficient", (3, 5, 8), (3, 5, 8)),
-    "jumprelu": Architecture("jumprelu", "sparsity_coefficient", "l0_coefficient", (1.5, 3, 6), (1.5, 3, 6)),
-    "gated": Architecture("gated", "sparsity_coefficient", "l1_coefficient", (3, 4, 6), (3, 4, 6)),
+    "relu": Architecture("standard", "sparsity_coefficient", "l1_coefficient", (2, 3, 5), (1.5, 2, 4)),
+    "jumprelu": Architecture("jumprelu", "sparsity_coefficient", "l0_coefficient", (6, 20, 60), (1000, 2000, 3000)),
+    "gated": Architecture("gated", "sparsity_coefficient", "l1_coefficient", (4, 6, 9), (2, 3, 4)),
 }
 
 
@@ -273,7 +273,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=400_000)
     parser.add_argument("--held-out", type=int, default=65_536, help="half of them for thresholds")
     parser.add_argument("--d-sae", type=int, default=1024)
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="of both: the best for both in a pilot")
+    parser.add_argument(
+        "--learning-rate", type=float, default=1e-2, help="of both: of 1e-3, 3e-3 and this the best for both"
+    )
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -43,7 +43,7 @@ _CURVES = {
 _UNFINISHED = "#777777"  # no arm's colour
 _GREY = "#e4e4e4"
 _HEIGHT = 380  # pixels, with a legend of a few lines
-_FEW, _LINE = 3, 20  # lines, pixels of one more
+_FEW, _LINE = 3, 30  # lines, pixels of one more
 
 
 def front_chart(runs: Runs, design: Design, metric: Metric, link_of: Mapping[str, str]) -> go.Figure:
