@@ -2,6 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
+NEEDS_KB := 3500000
 # Two files at a time, in the order that tests/conftest.py gives them.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
@@ -15,9 +16,14 @@ setup: $(STAMP)
 
 # torch first: what depends on it then finds it there and asks for no other build.
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "error: PYTHON=$(PYTHON): expected Python 3.11 or newer that has venv (Debian: python3.11-venv), as in: make setup PYTHON=python3.12" >&2; exit 2; }
+	@free=$$(df --output=avail -k . | tail -1); [ $$free -gt $(NEEDS_KB) ] || \
+	    { echo "error: $$(df --output=target . | tail -1): $$((free / 1024)) MB free; expected $$(($(NEEDS_KB) / 1024)) MB for $(VENV)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch setuptools
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	@$(VENV)/bin/pip install --quiet --constraint constraints.txt torch setuptools && \
+	    $(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,peers]' || \
+	    { echo "error: $(VENV) is not complete: pip says above what it could not have; make setup goes on (a registry: PIP_INDEX_URL, HTTPS_PROXY)" >&2; exit 1; }
 	touch $@
 
 demo: $(STAMP)
