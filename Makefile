@@ -7,9 +7,14 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 
+# transformer-lens 4, which SAELens refuses: docs/versions.md.
+TL4 := .venv-tl4
+# Tools that look at what is pinned, and are no part of it.
+AUDIT := .venv-audit
+
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm check fast test test-all lint format clean
+.PHONY: setup demo minilm check fast test test-tl4 test-all lint format audit clean
 
 setup: $(STAMP)
 
@@ -46,6 +51,16 @@ fast: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) $(TWO) -m "not long"
 
+# With the other major version of the LM library. TESTS: those that read an LM, where not all are wanted.
+test-tl4: $(TL4)/.complete
+	OMP_WAIT_POLICY=PASSIVE $(TL4)/bin/python -m pytest $(TWO) -m "not peers and not slurm and not browser and not long" $(TESTS)
+
+$(TL4)/.complete: pyproject.toml constraints-tl4.txt
+	$(PYTHON) -m venv $(TL4)
+	$(TL4)/bin/pip install --quiet --constraint constraints-tl4.txt torch setuptools
+	$(TL4)/bin/pip install --quiet --constraint constraints-tl4.txt --editable '.[dev]'
+	touch $@
+
 test-all: $(STAMP)
 	$(PYTEST) $(TWO)
 
@@ -59,5 +74,15 @@ format: $(STAMP)
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+# Of all that is pinned: licences that are not on the list in pyproject.toml, and known vulnerabilities.
+audit: $(STAMP) $(AUDIT)/.complete
+	$(AUDIT)/bin/pip-licenses --python=$(RUN) >$(AUDIT)/licences.txt
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt -r constraints-tl4.txt
+
+$(AUDIT)/.complete:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) $(TL4) $(AUDIT) .cache
