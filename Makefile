@@ -81,7 +81,7 @@ format: $(STAMP)
 
 # Of all that is pinned: licences that are not on the list in pyproject.toml, and known vulnerabilities.
 audit: $(STAMP) $(AUDIT)/.complete
-	$(AUDIT)/bin/pip-licenses --python=$(RUN) >$(AUDIT)/licences.txt
+	$(AUDIT)/bin/pip-licenses --python=$(RUN) --with-system --packages $$(sed 's/==.*//' constraints.txt) >$(AUDIT)/licences.txt
 	$(PIP_AUDIT) constraints.txt
 	$(PIP_AUDIT) constraints-tl4.txt
 
