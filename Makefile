@@ -8,9 +8,15 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 
+# transformer-lens 4, which SAELens refuses: docs/versions.md.
+TL4 := .venv-tl4
+# Tools that look at what is pinned, and are no part of it.
+AUDIT := .venv-audit
+PIP_AUDIT := $(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement
+
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm check fast test test-all lint format clean
+.PHONY: setup demo minilm check fast test test-tl4 fast-tl4 test-all lint format audit clean
 
 setup: $(STAMP)
 
@@ -52,6 +58,20 @@ fast: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) $(TWO) -m "not long"
 
+# With the other major version of the LM library; fast-tl4: what is quick of that which reads an LM, for CI.
+test-tl4: $(TL4)/.complete
+	OMP_WAIT_POLICY=PASSIVE $(TL4)/bin/python -m pytest $(TWO) -m "not peers and not slurm and not browser and not long"
+
+fast-tl4: $(TL4)/.complete
+	OMP_WAIT_POLICY=PASSIVE $(TL4)/bin/python -m pytest $(TWO) -m "not peers and not slow and not long" \
+	    $(addprefix tests/,activations api evals interop latents training runs/test_lm_library.py)
+
+$(TL4)/.complete: pyproject.toml constraints-tl4.txt
+	$(PYTHON) -m venv $(TL4)
+	$(TL4)/bin/pip install --quiet --constraint constraints-tl4.txt torch setuptools
+	$(TL4)/bin/pip install --quiet --constraint constraints-tl4.txt --editable '.[dev]'
+	touch $@
+
 test-all: $(STAMP)
 	$(PYTEST) $(TWO)
 
@@ -65,5 +85,16 @@ format: $(STAMP)
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+# Of all that is pinned: licences that are not on the list in pyproject.toml, and known vulnerabilities.
+audit: $(STAMP) $(AUDIT)/.complete
+	$(AUDIT)/bin/pip-licenses --python=$(RUN) --with-system --packages $$(sed 's/==.*//' constraints.txt) >$(AUDIT)/licences.txt
+	$(PIP_AUDIT) constraints.txt
+	$(PIP_AUDIT) constraints-tl4.txt
+
+$(AUDIT)/.complete:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) $(TL4) $(AUDIT) .cache

@@ -1,5 +1,6 @@
 """Models and texts that the tests share, made once a session."""
 
+import importlib
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -33,8 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     first, another comes after the long ones, so that something else runs beside each.
     """
     for item in items:
-        if "wandb_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.server)
+        for fixture, marker in (("wandb_server", pytest.mark.server), ("sae_lens", pytest.mark.peers)):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
     seconds = {"server": 15, "long": 30, "slow": 4}  # about so many a test
     patience: Counter[Path] = Counter()
     for item in items:
@@ -104,6 +106,17 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) ->
     write_jsonl(folder / "b.jsonl", texts[10:60])
     write_parquet(folder / "c.parquet", texts[60:])
     return folder
+
+
+@pytest.fixture(scope="session")
+def sae_lens() -> Any:
+    """SAELens; skipped where it is not, unless it is required."""
+    try:
+        return importlib.import_module("sae_lens")
+    except ImportError as error:
+        if os.environ.get("MASKED_SAE_REQUIRE_PEERS") == "1":
+            pytest.fail(f"MASKED_SAE_REQUIRE_PEERS=1, but SAELens cannot be imported: {error}")
+        pytest.skip("the extra `peers` is not installed")
 
 
 @pytest.fixture

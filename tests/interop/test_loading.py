@@ -116,8 +116,8 @@ def test_a_name_has_a_repository_a_folder_and_a_revision() -> None:
         assert str(parse(name)) == name
 
 
+@pytest.mark.usefixtures("sae_lens")
 def test_releases_are_those_of_saelens(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
     found = parse("gpt2-small-res-jb:blocks.8.hook_resid_pre")
     assert found == HubName("jbloom/GPT2-Small-SAEs-Reformatted", "blocks.8.hook_resid_pre")
     for source, said in [

@@ -24,8 +24,7 @@ SCALE = 0.37
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 @torch.no_grad()
-def test_saelens_loads_it_and_encodes_the_same(kind: str, tmp_path: Path) -> None:
-    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
+def test_saelens_loads_it_and_encodes_the_same(kind: str, sae_lens: Any, tmp_path: Path) -> None:
     with torch.enable_grad():
         sae = trained(kind)
     export_sae(
@@ -65,9 +64,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("subtracts", [True, False])
 @torch.no_grad()
 def test_saes_that_saelens_saved_encode_and_decode_as_there(
-    architecture: str, options: dict[str, Any], subtracts: bool, tmp_path: Path
+    architecture: str, options: dict[str, Any], subtracts: bool, sae_lens: Any, tmp_path: Path
 ) -> None:
-    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
     config = sae_lens.registry.get_sae_class(architecture)[1](
         d_in=16, d_sae=64, device="cpu", apply_b_dec_to_input=subtracts, **options
     )
@@ -89,8 +87,8 @@ def test_saes_that_saelens_saved_encode_and_decode_as_there(
     torch.testing.assert_close(ours(x_BD), theirs(x_BD), rtol=1e-4, atol=1e-4)
 
 
-def test_all_that_saelens_registers_is_read_or_refused_by_name(tmp_path: Path) -> None:
-    registry = pytest.importorskip("sae_lens.registry", reason="the extra `peers` is not installed")
+def test_all_that_saelens_registers_is_read_or_refused_by_name(sae_lens: Any, tmp_path: Path) -> None:
+    registry = sae_lens.registry
     folder = foreign(tmp_path / "sae")
     for name in {*registry.SAE_CLASS_REGISTRY, *registry.SAE_TRAINING_CLASS_REGISTRY} - set(READABLE):
         change(folder, lambda config, name=name: config.update(architecture=name))
@@ -113,9 +111,8 @@ OLDER = {"hook_point": "blocks.1.hook_resid_post", "model_name": "tiny", "contex
 )
 @torch.no_grad()
 def test_folders_of_saelens_before_6_are_read_as_it_reads_them(
-    config: dict[str, Any], names: tuple[str, ...], tmp_path: Path
+    config: dict[str, Any], names: tuple[str, ...], sae_lens: Any, tmp_path: Path
 ) -> None:
-    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
     generator = torch.Generator().manual_seed(3)
     shapes = {"W_enc": (16, 64), "W_dec": (64, 16), "b_dec": (16,)} | dict.fromkeys(names, (64,))
     weights = {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
@@ -149,10 +146,9 @@ def test_what_folders_before_6_did_besides_is_refused(changes: dict[str, Any], s
 
 @torch.no_grad()
 def test_a_threshold_that_saelens_left_at_the_scale_of_training_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sae_lens: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its BatchTopK SAE as it is written after training on scaled activations: others are active than should be."""
-    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
     config = sae_lens.BatchTopKTrainingSAEConfig(
         d_in=16, d_sae=64, k=4, decoder_init_norm=0.5, normalize_activations="expected_average_only_in"
     )

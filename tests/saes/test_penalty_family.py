@@ -81,9 +81,8 @@ NAMES = {
 }
 
 
-def theirs(sae: PenalizedSAE, architecture: str) -> Any:
+def theirs(sae_lens: Any, sae: PenalizedSAE, architecture: str) -> Any:
     """SAELens' training SAE with the same weights."""
-    sae_lens = pytest.importorskip("sae_lens", reason="the extra `peers` is not installed")
     name, weight = {
         "relu": ("standard", "l1"),
         "p_anneal": ("standard", "l1"),  # which it is at its start
@@ -104,11 +103,11 @@ def theirs(sae: PenalizedSAE, architecture: str) -> Any:
 
 
 @every_architecture
-def test_loss_and_gradients_are_those_of_saelens(architecture: str) -> None:
+def test_loss_and_gradients_are_those_of_saelens(architecture: str, sae_lens: Any) -> None:
     from sae_lens.saes.sae import TrainStepInput
 
     sae, x_BD = double(architecture), normal(64, 8, dtype=torch.float64)
-    other = theirs(sae, architecture)
+    other = theirs(sae_lens, sae, architecture)
     weight = {"l1": COEFFICIENT, "l0": COEFFICIENT}
     step = TrainStepInput(
         sae_in=x_BD, coefficients=weight, dead_neuron_mask=None, n_training_steps=0, is_logging_step=False

@@ -95,6 +95,11 @@ def make_texts(count: int, seed: int = 0) -> list[str]:
     return [" ".join(rng.choices(words, k=rng.randint(10, 70))) + f" {i}." for i in range(count)]
 
 
+def own_modules() -> list[str]:
+    """The sources of this project: Python that is the same wherever the tests run, whichever Python runs them."""
+    return [path.read_text(encoding="utf-8") for path in sorted((ROOT / "src" / "masked_sae").rglob("*.py"))]
+
+
 def write_jsonl(path: Path, texts: Sequence[str], column: str = "text") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps({column: text, "id": i}) + "\n" for i, text in enumerate(texts)))

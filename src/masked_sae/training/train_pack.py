@@ -24,6 +24,7 @@ from masked_sae.runs.checkpoint import load_checkpoint
 from masked_sae.runs.code import refuse_other_code
 from masked_sae.runs.config_file import write_config
 from masked_sae.runs.folder import clear_run
+from masked_sae.runs.lm_library import tell_of_other_lm_library
 from masked_sae.runs.lock import hold
 from masked_sae.runs.run import Run, find_inputs_of
 from masked_sae.runs.state import RunState, write_state
@@ -229,6 +230,7 @@ def _begin(
         checkpoint = load_checkpoint(folder.checkpoints)
         if checkpoint is not None:
             refuse_other_code(folder, run.config.code)
+            tell_of_other_lm_library(folder)
             one.statistics = ActivationStatistics.from_json(checkpoint.meta["statistics"])
         elif one.statistics is None:
             find_beginnings([one], outcomes.of)

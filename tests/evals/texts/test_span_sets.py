@@ -1,6 +1,8 @@
 """Concepts that hold over stretches of text, at an LM's tokens."""
 
 from dataclasses import replace
+from itertools import islice
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from masked_sae.evals.texts.concepts import Concepts
 from masked_sae.evals.texts.python_spans import CONCEPTS, HIERARCHY
 from masked_sae.evals.texts.span_sets import SPAN_SETS
 from masked_sae.evals.texts.spans import concepts_of_spans
-from masked_sae.text.documents import in_validation, stdlib_documents
-from support.making import ROOT
+from masked_sae.evals.texts.stdlib import code_and_prose
+from masked_sae.text.documents import Document, in_validation, split_place, stdlib_documents
+from support.making import ROOT, own_modules
 
 LENGTH = 60
 
@@ -24,7 +27,9 @@ def tiny() -> LM:
 
 
 def python_syntax(lm: LM, *, length: int, tokens: int, seed: int) -> Concepts:
-    return concepts_of_spans(SPAN_SETS["python_syntax"], lm, length=length, tokens=tokens, seed=seed)
+    """Of this project's modules."""
+    here = replace(SPAN_SETS["python_syntax"], documents=own_modules)
+    return concepts_of_spans(here, lm, length=length, tokens=tokens, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,9 @@ def test_a_general_concept_holds_wherever_a_special_case_does(concepts: Concepts
         assert not (concepts.labels_PC[:, special] & ~concepts.labels_PC[:, general]).any()
 
 
-def test_files_are_learnt_from_or_tested_on_and_held_out_ones_come_first(concepts: Concepts, tiny: LM) -> None:
+def test_files_are_learnt_from_or_tested_on_and_held_out_ones_come_first(tiny: LM) -> None:
+    """Of the standard library."""
+    concepts = concepts_of_spans(SPAN_SETS["python_syntax"], tiny, length=LENGTH, tokens=6000, seed=0)
     texts_P = concepts.texts.texts_P
     tested = set(texts_P[concepts.test_P].tolist())
     assert 0 < len(tested) < concepts.texts.count
@@ -83,9 +90,20 @@ def test_too_little_text_is_refused(documents: int, tokens: int, tiny: LM) -> No
         concepts_of_spans(small, tiny, length=LENGTH, tokens=tokens, seed=0)
 
 
-def test_prose_is_docstrings_and_topics_whose_pieces_of_words_are_labelled_alike(bert: LM) -> None:
+def test_prose_is_docstrings_and_topics() -> None:
+    texts = list(islice(SPAN_SETS["prose"].documents(), 20))
+    rest = [text for text in texts if text not in set(topics.values())]
+    assert 0 < len(rest) < len(texts)
+    documents = [one for one in stdlib_documents() if one.key.startswith("stdlib/")]
+    docstrings = {code_and_prose(one)[1] for one in sorted(documents, key=lambda one: split_place(one.key))[:40]}
+    assert set(rest) <= docstrings
+
+
+def test_pieces_of_words_in_prose_are_labelled_alike(bert: LM) -> None:
     """A tokenizer of single letters: all letters of a word have what the word has."""
-    prose = concepts_of_spans(SPAN_SETS["prose"], bert, length=40, tokens=2000, seed=0)
+    docstrings = [code_and_prose(Document("", source))[1] for source in own_modules()]
+    here = replace(SPAN_SETS["prose"], documents=lambda: docstrings)
+    prose = concepts_of_spans(here, bert, length=40, tokens=2000, seed=0)
     assert prose.set_name == "prose" and int(prose.texts.read_NT.sum()) == len(prose.labels_PC)
     of = {name: prose.labels_PC[:, place] for place, name in enumerate(prose.names)}
     letters_P = prose.texts.tokens_NT[prose.texts.read_NT]
