@@ -2,6 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
+DOCS := $(VENV)/.docs
 # Two files at a time, in the order that tests/conftest.py gives them.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
@@ -9,7 +10,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm check fast test test-all lint format clean
+.PHONY: setup demo minilm docs check fast test test-all lint format clean
 
 setup: $(STAMP)
 
@@ -36,6 +37,14 @@ $(MINILM)/config.json: assets/minilm.sha256
 	touch $(MINILM).aside/model/config.json
 	mv $(MINILM).aside/model $(MINILM) && rm -rf $(MINILM).aside
 
+# The documentation as a site, in site/: any warning, a link or an anchor that leads nowhere included, is an error.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+$(DOCS): $(STAMP)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 # For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
 check: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast
@@ -60,4 +69,4 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format
 
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) .cache site
