@@ -197,7 +197,7 @@ _KINDS: dict[Any, str] = {
     bool: "true or false",
     list[str]: "list of texts",
     list[float]: "list of numbers",
-    Any: "see its meaning",
+    Any: "text, or list of texts",
 }
 
 

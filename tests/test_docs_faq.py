@@ -41,6 +41,9 @@ WORDS = {
     "a cluster that takes the job (": "sweeps/submission.py",
     "no room in the queue for ": "sweeps/slurm.py",
     " runs: jobs go on with these as they end": "sweeps/slurm.py",
+    "W&B: offline, ": "tracking/run_tracker.py",
+    "as nobody is logged in (`wandb login`)": "tracking/run_tracker.py",
+    "; `wandb sync` uploads runs later": "tracking/run_tracker.py",
     "reached its time limit more often than hydra.launcher.max_num_timeout allows": "sweeps/pack_job.py",
 }
 
