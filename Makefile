@@ -3,6 +3,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 NEEDS_KB := 3500000
+DOCS := $(VENV)/.docs
 # Two files at a time, in the order that tests/conftest.py gives them.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
@@ -16,7 +17,7 @@ PIP_AUDIT := $(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-
 
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm check fast test test-tl4 fast-tl4 test-all lint format audit clean
+.PHONY: setup demo minilm docs check fast test test-tl4 fast-tl4 test-all lint format audit clean
 
 setup: $(STAMP)
 
@@ -47,6 +48,14 @@ $(MINILM)/config.json: assets/minilm.sha256
 	cd $(MINILM).aside/model && sha256sum --check --quiet $(CURDIR)/assets/minilm.sha256
 	touch $(MINILM).aside/model/config.json
 	mv $(MINILM).aside/model $(MINILM) && rm -rf $(MINILM).aside
+
+# The documentation as a site, in site/: any warning, a link or an anchor that leads nowhere included, is an error.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+$(DOCS): $(STAMP)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 # For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
 check: $(STAMP)
@@ -97,4 +106,4 @@ $(AUDIT)/.complete:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TL4) $(AUDIT) .cache
+	rm -rf $(VENV) $(TL4) $(AUDIT) .cache site

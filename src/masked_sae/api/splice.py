@@ -68,7 +68,8 @@ def steer(
     Args:
         latents: by latent, how long what is added is: as a share of each activation's norm. Decoder rows have norm 1
             and activations any, so that a plain number would mean another strength for each LM and layer.
-        hook_name, keep_special: as for `splice`.
+        hook_name: as for `splice`.
+        keep_special: as for `splice`.
 
     Raises:
         InputError: as `splice`, or there is no such latent.

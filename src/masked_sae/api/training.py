@@ -82,7 +82,8 @@ def train(
         train_tokens: activations to train on, again and again where there are fewer; None: each once.
         held_out_share: of the activations, the last ones, that nothing is trained on: rows that lie beside one another
             are mostly of one text. A quarter of them calibrates thresholds, the others measure.
-        model_name, hook_name: where the activations are from, to be saved with the SAE.
+        model_name: of the LM that the activations are from, to be saved with the SAE.
+        hook_name: where in it.
 
     Raises:
         InputError: an argument cannot be used.

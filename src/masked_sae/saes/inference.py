@@ -24,7 +24,7 @@ class InferenceSAE:
     Matryoshka are cases once trained), or among the `k` largest of its activation (TopK).
 
     Attributes:
-        W_enc_DF, b_enc_F, W_dec_FD, b_dec_D: the weights.
+        W_enc_DF: with b_enc_F, W_dec_FD and b_dec_D the weights.
         b_in_D: taken from the activation before encoding: `b_dec`, or zeros.
         threshold_F: None for TopK.
         k: None for all others.
