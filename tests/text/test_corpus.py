@@ -113,6 +113,7 @@ def test_the_needed_tokens_of_a_dataset_suffice_for_the_run(kept_share: float, t
         plan.check_epochs(corpus_sequences // 2, settings.max_epochs)
 
 
+@pytest.mark.slow
 def test_a_dataset_in_the_hubs_cache_is_streamed_without_a_network(tmp_path: Path) -> None:
     """By its name, in a process of its own: the libraries look at HF_HOME once. What is compressed is read."""
     texts = make_texts(30)

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -244,6 +245,6 @@ def hub_documents(name: str, split: str, column: str, revision: str | None) -> I
     except Exception as error:  # whatever a library says of what anybody has written
         reason = first_line(error.__cause__ or error)
         valid = f"a dataset with split {split!r} that can be reached and read, or data=text with local files ({reason})"
-        if not Path(name).is_dir():
+        if not os.path.isdir(name):  # noqa: PTH112 - pathlib refuses some names
             valid += f"; for machines without a network `hf download {name} --repo-type dataset` and HF_HUB_OFFLINE=1"
         raise InputError("data.name", name, valid) from error

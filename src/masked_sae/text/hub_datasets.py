@@ -1,7 +1,7 @@
 """Datasets of the Hugging Face hub, streamed: from the hub, or with HF_HUB_OFFLINE=1 from its client's cache."""
 
+import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 
@@ -32,7 +32,7 @@ def _in_cache(name: str, revision: str | None) -> str | None:
     from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    if not is_offline_mode() or Path(name).is_dir():
+    if not is_offline_mode() or os.path.isdir(name):  # noqa: PTH112 - pathlib refuses some names
         return None
     try:
         return snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)

@@ -2,7 +2,7 @@
 
 from masked_sae.activations.hook_points import by_kind, hook_points
 from masked_sae.config import RunConfig
-from masked_sae.runs.run import find_inputs, make_run
+from masked_sae.runs.run import find_inputs_of, make_run
 from masked_sae.training.assemble import find_device, load_lm_and_text, make_plan
 
 
@@ -15,8 +15,8 @@ def prepare(config: RunConfig) -> list[str]:
     Raises:
         InputError: see `make_run`, `load_lm_and_text` and `make_plan`.
     """
-    make_run(config, {})
-    found = load_lm_and_text(config, find_inputs(config), find_device(config.trainer.device))
+    inputs = find_inputs_of(make_run(config, {}))
+    found = load_lm_and_text(config, inputs, find_device(config.trainer.device))
     plan = make_plan(config, found)
     sequences, lm = len(found.training), found.lm
     return [
