@@ -238,6 +238,13 @@ def test_a_hostile_folder_is_refused_in_one_line(file: str, content: str, hint: 
         assert "\n" not in str(info.value)
 
 
+def test_a_lora_alone_is_called_what_it_is(tmp_path: Path) -> None:
+    """Its folder has no config.json."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
+    with pytest.raises(InputError, match="a checkpoint that an adapter is merged into"):
+        find_tokenizer_folder(str(tmp_path))
+
+
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 def test_a_file_that_cannot_be_read_is_refused(file: str, lm: Path) -> None:
     (lm / file).unlink()

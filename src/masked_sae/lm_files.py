@@ -54,10 +54,10 @@ def find_tokenizer_folder(name: str, revision: str | None = None) -> Path:
         raise InputError("lm.name", name, "a folder that exists, or a hub name such as EleutherAI/pythia-70m-deduped")
     else:
         folder = _download(name, revision, _SMALL)
+    if (folder / "adapter_config.json").exists():  # of a LoRA often all that there is
+        raise InputError("lm.name", name, "a checkpoint that an adapter is merged into: here is adapter_config.json")
     if not (folder / "config.json").exists():
         raise InputError("lm.name", name, "a Hugging Face checkpoint: this folder holds no config.json")
-    if (folder / "adapter_config.json").exists():
-        raise InputError("lm.name", name, "a checkpoint that an adapter is merged into: here is adapter_config.json")
     if _is_folder(name):
         weight_files(name, folder)
     return folder

@@ -1,4 +1,4 @@
-"""`python -m src.train` as somebody starts it, in a process of its own."""
+"""`python -m src.train` and its like as somebody starts them, in a process of their own."""
 
 import os
 import resource
@@ -8,11 +8,16 @@ import sys
 from support.making import ROOT
 
 
-def command(overrides: list[str], file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+def command(
+    overrides: list[str], file_limit: int | None = None, name: str = "train", seconds: int = 250, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """How it ended, and what it said.
 
     Args:
         file_limit: bytes that a file may have: more is a full disk.
+        name: of the command.
+        seconds: that it may take.
+        variables: of its environment.
     """
 
     def limit() -> None:
@@ -21,12 +26,12 @@ def command(overrides: list[str], file_limit: int | None = None) -> subprocess.C
 
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "MASKED_SAE_"))}
     return subprocess.run(
-        [sys.executable, "-m", "src.train", *overrides],
+        [sys.executable, "-m", f"src.{name}", *overrides],
         cwd=ROOT,
-        env=environment,
+        env=environment | variables,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=seconds,
         check=False,
         preexec_fn=limit,
     )

@@ -24,7 +24,7 @@ def git_name(path: Path) -> str:
 
 
 def is_large(path: Path) -> bool:
-    return path.suffix == ".safetensors"
+    return path.suffix in (".safetensors", ".zst")
 
 
 def commit(number: int) -> str:
@@ -109,17 +109,21 @@ class Hub:
         return {"ETag": f'"{etag}"', "X-Repo-Commit": revision}, path.read_bytes()
 
 
-def write_cache(cache: Path, sha: str, folder: Path, branch: str = "main") -> Path:
-    """Lays out a checkpoint as the hub's client does, and returns the snapshot."""
-    repository = cache / f"models--{NAME.replace('/', '--')}"
+def write_cache(
+    cache: Path, sha: str, folder: Path, branch: str = "main", *, name: str = NAME, kind: str = "models"
+) -> Path:
+    """Lays out a checkpoint or a dataset as the hub's client does, and returns the snapshot."""
+    repository = cache / f"{kind}--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / sha
     for part in (repository / "blobs", repository / "refs", snapshot):
         part.mkdir(parents=True, exist_ok=True)
     (repository / "refs" / branch).write_text(sha)
-    for path in folder.iterdir():
+    for path in (one for one in folder.rglob("*") if one.is_file()):
         blob = repository / "blobs" / (sha256(path) if is_large(path) else git_name(path))
         shutil.copy(path, blob)
-        (snapshot / path.name).symlink_to(blob)
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
     return snapshot
 
 

@@ -1,12 +1,15 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from masked_sae.errors import InputError
 from masked_sae.text.corpus import find_corpus, token_store, tokens_needed
 from masked_sae.text.documents import in_validation, stdlib_documents
 from masked_sae.text.settings import DataSettings
+from support.hub import commit, python, write_cache
 from support.making import compose, make_texts, write_jsonl, write_parquet
 
 
@@ -108,3 +111,31 @@ def test_the_needed_tokens_of_a_dataset_suffice_for_the_run(kept_share: float, t
     plan.check_epochs(corpus_sequences, settings.max_epochs)
     with pytest.raises(InputError):
         plan.check_epochs(corpus_sequences // 2, settings.max_epochs)
+
+
+@pytest.mark.slow
+def test_a_dataset_in_the_hubs_cache_is_streamed_without_a_network(tmp_path: Path) -> None:
+    """By its name, in a process of its own: the libraries look at HF_HOME once. What is compressed is read."""
+    texts = make_texts(30)
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "made" / "train").mkdir(parents=True)
+    (tmp_path / "made" / "train" / "00.jsonl.zst").write_bytes(zstandard.compress(rows.encode()))
+    write_cache(tmp_path / "hub", commit(1), tmp_path / "made", name="somebody/a-set", kind="datasets")
+    script = """
+import json
+from masked_sae.errors import InputError
+from masked_sae.text.documents import hub_documents
+found = [d.text for d in hub_documents("somebody/a-set", "train", "text", {revision!r})]
+lines = []
+for name, revision in (("somebody/other", None), ("somebody/a-set", "v2")):
+    try:
+        list(hub_documents(name, "train", "text", revision))
+    except InputError as error:
+        lines.append(str(error))
+print(json.dumps([found, lines]))
+"""
+    for revision in (None, commit(1)):
+        found, lines = json.loads(python(script.format(revision=revision), tmp_path, HF_HUB_OFFLINE="1"))
+        assert found == texts
+        for name, line in zip(("somebody/other", "somebody/a-set"), lines, strict=True):
+            assert line.startswith(f"data.name={name}: ") and f"`hf download {name} --repo-type dataset`" in line

@@ -90,6 +90,22 @@ def test_folders_and_double_star_globs_reach_nested_files(tmp_path: Path) -> Non
     (tmp_path / "README.md").write_text("left out")
     assert find_text_files([str(tmp_path)]) == [nested]
     assert find_text_files([f"{tmp_path}/**/*.jsonl"]) == [nested]
+    assert find_text_files([f"{tmp_path}/**/*.md"]) == [tmp_path / "README.md"]
+
+
+@pytest.mark.parametrize("suffix", [".md", ".py"])
+def test_code_and_notes_are_cut_as_plain_text_is(suffix: str, tmp_path: Path) -> None:
+    text = "\n\n".join(make_texts(200))
+    for name in (f"t{suffix}", "t.txt"):
+        (tmp_path / name).write_text(text)
+    pieces = read(f"{tmp_path}/*{suffix}")
+    assert pieces == read(tmp_path / "t.txt") and len(pieces) > 1
+
+
+def test_what_no_text_is_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b")
+    for pattern in ("t.csv", "*"):
+        assert "files that end in one of .txt .md .py .jsonl .parquet" in refused(tmp_path / pattern)
 
 
 def test_a_link_to_a_blob_keeps_the_suffix_of_its_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -12,8 +13,11 @@ from typing import Any
 
 from masked_sae.digests import of_all, sha256
 from masked_sae.errors import InputError, first_line
+from masked_sae.text.hub_datasets import stream_rows
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet")
+PLAIN_SUFFIXES = (".txt", ".md", ".py")
+TEXT_SUFFIXES = (*PLAIN_SUFFIXES, ".jsonl", ".parquet")
+_OF_A_FOLDER = (".txt", ".jsonl", ".parquet")  # a README beside a corpus is no text of it
 TEXT_COLUMN = "text"
 _PIECE_CHARACTERS = 16_000
 _ENCODING = "utf-8-sig"  # UTF-8; a mark of the byte order before it is no text
@@ -64,7 +68,9 @@ def stdlib_documents() -> Iterator[Document]:
 
 
 def find_text_files(patterns: Sequence[str]) -> list[Path]:
-    """The .txt, .jsonl and .parquet files that files, folders and globs name, sorted, each once.
+    """The files of text that files, folders and globs name, sorted, each once.
+
+    A folder stands for its .txt, .jsonl and .parquet; .md and .py are named, as by `src/**/*.py`.
 
     Raises:
         InputError: a pattern names nothing, or a named file has another suffix.
@@ -78,7 +84,10 @@ def find_text_files(patterns: Sequence[str]) -> list[Path]:
         except (RuntimeError, ValueError) as error:  # no such user's home; NUL
             raise InputError("data.path", repr(pattern), f"a path ({first_line(error)})") from error
         if not matches:
-            raise InputError("data.path", pattern, "a file, folder or glob that holds .txt, .jsonl or .parquet files")
+            valid = (
+                "a file or glob of .txt, .md, .py, .jsonl or .parquet, or a folder that holds .txt, .jsonl or .parquet"
+            )
+            raise InputError("data.path", pattern, valid)
         for match in matches:
             if match.suffix not in TEXT_SUFFIXES:
                 raise InputError("data.path", match, f"files that end in one of {' '.join(TEXT_SUFFIXES)}")
@@ -90,7 +99,7 @@ def find_text_files(patterns: Sequence[str]) -> list[Path]:
 def _matches(path: Path) -> list[Path]:
     """Regular files; in a folder those of text. What would wait for a writer (a FIFO) is none."""
     if path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES]
+        found = [p for p in path.rglob("*") if p.suffix in _OF_A_FOLDER]
         for one in found:
             if one.is_symlink() and not one.exists() and not one.name.startswith("."):  # editors' locks are such links
                 raise InputError("data.path", one, "a link that leads to a file")
@@ -102,9 +111,9 @@ def _matches(path: Path) -> list[Path]:
 
 
 def text_documents(files: Sequence[Path], column: str = TEXT_COLUMN) -> Iterator[Document]:
-    """The documents of text files: one per row of a .jsonl or .parquet (in `column`); a .txt is cut into pieces.
+    """The documents of text files: one per row of a .jsonl or .parquet (in `column`); plain text is cut into pieces.
 
-    The pieces of a .txt end at blank lines and have about 16,000 characters, so that a single large file can be held
+    Pieces end at blank lines and have about 16,000 characters, so that a single large file can be held
     out in part, and is never in memory as a whole.
 
     A document's key is its text's digest, so the split does not depend on file names.
@@ -136,7 +145,7 @@ def _undecodable(path: Path) -> str:
 
 
 def _texts_of(path: Path, column: str) -> Iterator[str]:
-    if path.suffix == ".txt":
+    if path.suffix in PLAIN_SUFFIXES:
         yield from _pieces_of(path)
     elif path.suffix == ".jsonl":
         with path.open(encoding=_ENCODING) as lines:
@@ -224,11 +233,8 @@ def hub_documents(name: str, split: str, column: str, revision: str | None) -> I
     Raises:
         InputError: the dataset cannot be reached, or lacks the split or the column.
     """
-    import datasets
-
     try:
-        rows = datasets.load_dataset(name, split=split, revision=revision, streaming=True)
-        for row in rows:
+        for row in stream_rows(name, split, revision):
             text = row.get(column)
             if not isinstance(text, str):
                 raise InputError("data.column", column, f"a text column of {name}: {', '.join(row)}")
@@ -239,4 +245,6 @@ def hub_documents(name: str, split: str, column: str, revision: str | None) -> I
     except Exception as error:  # whatever a library says of what anybody has written
         reason = first_line(error.__cause__ or error)
         valid = f"a dataset with split {split!r} that can be reached and read, or data=text with local files ({reason})"
+        if not os.path.isdir(name):  # noqa: PTH112 - pathlib refuses some names
+            valid += f"; for machines without a network `hf download {name} --repo-type dataset` and HF_HUB_OFFLINE=1"
         raise InputError("data.name", name, valid) from error

@@ -42,7 +42,9 @@ class DataSettings:
         """
         checks.one_of("data.source", self.source, SOURCES)
         if self.source == "text" and not self.path:
-            raise InputError("data.path", self.path, "files, folders or globs of .txt, .jsonl or .parquet files")
+            raise InputError(
+                "data.path", self.path, "files, folders or globs of .txt, .md, .py, .jsonl or .parquet files"
+            )
         if self.source == "synthetic" and len(self.path) != 1:
             raise InputError("data.path", self.path, "one folder, of a synthetic LM such as assets/ground_truth_lm")
         if self.source == "hub" and not self.name:

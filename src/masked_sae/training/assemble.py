@@ -11,7 +11,7 @@ from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.sequences import Sequences, ShuffledSequences, make_sequences
 from masked_sae.activations.stream import ActivationStream, Point
 from masked_sae.activations.window_cache import WindowCache, stream_cache
-from masked_sae.config import MeasuringConfig, OptimSettings
+from masked_sae.config import MeasuringConfig, OptimSettings, RunConfig
 from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import Masks, kept_share, make_masks
 from masked_sae.randomness import torch_generator
@@ -100,14 +100,25 @@ def make_parts(run: Run, found: LMAndText, inputs: Inputs) -> TrainingParts:
     Raises:
         InputError: there is no such hook point, or the run is too large for the machine or too long for its text.
     """
-    config, data = run.config, run.config.data
+    config = run.config
     lm = found.lm.at(config.lm.hook_name)
     refuse_too_large(config, lm.d_in, lm.device)
+    plan = make_plan(config, found)
+    masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
+    return TrainingParts(lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
+
+
+def make_plan(config: RunConfig, found: LMAndText) -> Plan:
+    """How the text falls into a run's batches.
+
+    Raises:
+        InputError: the text is too short.
+    """
+    data = config.data
     share = kept_share(config.mask) * (1 - found.special)
     plan = Plan.make(data.batch_size, data.window_tokens, data.train_tokens, found.training.content_length, share)
     plan.check_epochs(len(found.training), data.max_epochs)
-    masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
-    return TrainingParts(lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
+    return plan
 
 
 def find_caches(runs: Sequence[Run], parts: TrainingParts) -> dict[str, WindowCache]:

@@ -13,6 +13,7 @@ import torch
 from masked_sae.errors import InputError, first_line
 from masked_sae.evals.texts.labelled import LabelledTexts, ProbingTask, ShiftTask, Sizes, SpuriousTask, framed
 from masked_sae.randomness import numpy_generator
+from masked_sae.text.hub_datasets import stream_rows
 from masked_sae.text.tokenizer import SpecialTokens, encode
 
 CONTEXT_LENGTH = 128  # tokens, special ones included, of which longer texts keep the first (SAEBench)
@@ -244,12 +245,11 @@ def _rows(part: HubTexts, split: str, seed: int) -> Iterator[Mapping[str, Any]]:
     import datasets
 
     try:
-        data: Any = datasets.load_dataset(
-            part.name, part.configuration, split=split, revision=part.revision, streaming=part.streaming
-        )
-        if not part.streaming:
-            data = data.select(numpy_generator(seed, f"rows of {split}").permutation(len(data)))
-        yield from data
+        if part.streaming:
+            yield from stream_rows(part.name, split, part.revision, part.configuration)
+            return
+        data: Any = datasets.load_dataset(part.name, part.configuration, split=split, revision=part.revision)
+        yield from data.select(numpy_generator(seed, f"rows of {split}").permutation(len(data)))
     except Exception as error:  # whatever a library says of what anybody has written
         reason = first_line(error.__cause__ or error)
         valid = f"a dataset with split {split!r} that can be reached and read, on the hub or in a folder ({reason})"
