@@ -49,9 +49,10 @@ $(MINILM)/config.json: assets/minilm.sha256
 	touch $(MINILM).aside/model/config.json
 	mv $(MINILM).aside/model $(MINILM) && rm -rf $(MINILM).aside
 
-# The documentation as a site, in site/: any warning, a link or an anchor that leads nowhere included, is an error.
+# The documentation as a site, in site/: a warning, such as of a link or an anchor that leads nowhere, is an error. (Not with
+# --quiet, which has mkdocs see no warnings.)
 docs: $(DOCS)
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 $(DOCS): $(STAMP)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -8,6 +8,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 import masked_sae
+from every_setting import every_setting
 from masked_sae import evals
 from settings_page import settings_page
 
@@ -29,7 +30,7 @@ def on_files(files: Any, config: Any) -> Any:
         for path in sorted(ROOT.glob(pattern)):
             at = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, _in_site(at), abs_src_path=str(path)))
-    files.append(File.generated(config, "settings.md", content=settings_page()))
+    files.append(File.generated(config, "settings.md", content=settings_page(every_setting())))
     files.append(File.generated(config, "reference.md", content=reference_page()))
     return files
 

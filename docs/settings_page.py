@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from every_setting import CONF, Setting, comment_on_top, commented, every_setting, options
+from every_setting import CONF, Setting, comment_on_top, commented, options
 
 _HEAD = """# Every setting
 
@@ -34,9 +34,8 @@ _COMMANDS = ("evaluate", "report", "latents", "publish", "dashboard", "pretrain"
 _HYDRA = ("defaults", "hydra", "_target_", "_partial_")
 
 
-def settings_page() -> str:
+def settings_page(settings: Sequence[Setting]) -> str:
     """All keys of a run's configuration, by group; what else can be chosen; the keys of other commands."""
-    settings = every_setting()
     parts = [_HEAD]
     for group, words in _GROUP_WORDS.items():
         of_group = [one for one in settings if (one.key.partition(".")[0] if "." in one.key else "") == group]
