@@ -36,8 +36,12 @@ def hook_points(lm: LM) -> dict[str, int]:
 
 def _is_switched_off(lm: LM, name: str) -> bool:
     """Whether it is one that the bridge computes only when asked to, and takes no hook for until then."""
+
+    def leave(value: Any, hook: Any) -> Any:
+        return value
+
     try:
-        with lm.bridge.hooks(fwd_hooks=[(name, lambda value, hook: value)]):
+        with lm.bridge.hooks(fwd_hooks=[(name, leave)]):
             return False
     except ValueError:
         return True
