@@ -7,9 +7,12 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # Small tensors on two cores that other work shares: a thread that has nothing to do gives way.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 
+# What only a release needs, and is no part of what is pinned.
+RELEASE := .venv-release
+
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm check fast test test-all lint format clean
+.PHONY: setup demo minilm check fast test test-all lint format release clean
 
 setup: $(STAMP)
 
@@ -59,5 +62,18 @@ format: $(STAMP)
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+# What would be published: it is built, its metadata are checked, and it trains in a new environment that has what
+# constraints.txt pins. Nothing is uploaded.
+release: $(STAMP) $(RELEASE)/.complete
+	rm -rf dist
+	$(RUN) -m build --no-isolation --outdir dist
+	$(RELEASE)/bin/twine check --strict dist/*
+	MASKED_SAE_DIST=dist $(PYTEST) tests/test_package.py
+
+$(RELEASE)/.complete:
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet twine==7.0.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) $(RELEASE) .cache dist

@@ -18,7 +18,9 @@ from support.extending import write_examples
 from support.making import ROOT
 from support.packages import Environment, build
 
-pytestmark = pytest.mark.long
+RELEASED = os.environ.get("MASKED_SAE_DIST")  # what `make release` has built
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2400 if RELEASED else 1200)]
 
 # A job as submitit runs it on a node: from the copy of the code, by what the launcher would hand over.
 SUBMIT = """
@@ -46,23 +48,23 @@ print(PackJob([run], copy, sweep)())
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That of `make release`, or one that is built here."""
-    given = os.environ.get("MASKED_SAE_WHEEL")
-    return Path(given) if given else build(tmp_path_factory.mktemp("dist"))
+    dist = Path(RELEASED or tmp_path_factory.mktemp("dist"))
+    if not RELEASED:
+        build(dist)
+    (found,) = dist.absolute().glob("*.whl")
+    return found
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return Environment(tmp_path_factory.mktemp("environment"), wheel)
+    return Environment(tmp_path_factory.mktemp("environment"), wheel, whole=RELEASED is not None)
 
 
 @pytest.fixture
 def small(corpus_folder: Path, tmp_path: Path) -> list[str]:
     """Sizes of small runs; the LM is the embedded one, and all that is written is below the working folder."""
     settings = small_overrides(Path(), corpus_folder, Path())
-    return [
-        one for one in settings if not one.startswith(("lm.name", "lm.hook_name", "output_dir", "sae.k", "sae.aux"))
-    ]
+    return [one for one in settings if not one.startswith(("lm.name", "lm.hook_name", "output_dir"))]
 
 
 def test_the_wheel_and_the_sdist_hold_what_they_should(wheel: Path) -> None:
