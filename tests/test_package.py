@@ -94,7 +94,7 @@ def test_it_trains_evaluates_and_reports_without_a_checkout(
     assert "masked-sae-train +sweep=mask_rate -m" in installed.run("masked-sae-train", "--help", cwd=tmp_path)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert installed.run("masked-sae-train", "--version", cwd=tmp_path) == f"masked-sae {version}\n"
-    installed.run("masked-sae-train", *small, "+sweep=mask_rate", "-m", cwd=tmp_path)
+    installed.run("masked-sae-train", *small, "eval.families=[core]", "+sweep=mask_rate", "-m", cwd=tmp_path)
     sweep = tmp_path / "runs" / "mask_rate"
     members = [RunFolder(path.parent) for path in sweep.glob("*/results.json")]
     rates = yaml.safe_load((ROOT / "sweeps" / "mask_rate.yaml").read_text())["hydra"]["sweeper"]["params"]
@@ -102,7 +102,9 @@ def test_it_trains_evaluates_and_reports_without_a_checkout(
     assert {attempt.code for one in members for attempt in read_attempts(one.attempts)} == {code_digest()}
     assert {json.loads(one.results.read_text())["config"]["lm"]["name"] for one in members} == {"assets/tiny_lm"}
     assert "done" in installed.run("masked-sae-status", "runs/mask_rate", cwd=tmp_path)
-    installed.run("masked-sae-evaluate", "sweep=runs/mask_rate", "eval=quick", "eval.tokens=512", cwd=tmp_path)
+    installed.run(
+        "masked-sae-evaluate", "sweep=runs/mask_rate", "eval.families=[core]", "eval.tokens=256", cwd=tmp_path
+    )
     page = tmp_path / installed.run("masked-sae-report", "sweep=runs/mask_rate", cwd=tmp_path).strip()
     assert "masked-sae-train" in page.read_text() and "python -m src." not in page.read_text()
     installed.run("masked-sae-publish", "sweep=runs/mask_rate", "repo=me/it", "dry_run=true", cwd=tmp_path)
@@ -142,5 +144,5 @@ def test_a_job_trains_from_the_copy_of_an_installed_package(
     (tmp_path / "job.sh").chmod(0o755)
     printed = installed.run(str(tmp_path / "job.sh"), *job, cwd=tmp_path)
     assert printed.splitlines()[-1] == "done" and f"code {copy}" in printed
-    (attempt,) = read_attempts(RunFolder(Path(run["folder"])).attempts)
+    (attempt,) = read_attempts(RunFolder(tmp_path / run["folder"]).attempts)
     assert attempt.code == code_digest()
