@@ -1,4 +1,4 @@
-"""What comes with the library is found from anywhere; what the working folder has comes first."""
+"""What comes with the library is found from anywhere."""
 
 import os
 import subprocess
@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 
-from hydra_plugins.masked_sae_conf import PROVIDER, OwnConfigurationFirst
 from masked_sae.bundled import ASSETS, ASSETS_VARIABLE, CONF, command_name, find_folder
 from masked_sae.errors import InputError
 from masked_sae.lm_files import find_tokenizer_folder
@@ -43,34 +41,3 @@ def test_a_job_is_told_where_the_embedded_lms_are(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
     assert done.stdout.strip() == str(tmp_path / "tiny_lm")
-
-
-def searched(main: str | None) -> list[tuple[str, str]]:
-    path = ConfigSearchPathImpl()
-    path.append("hydra", "pkg://hydra.conf")
-    if main is not None:
-        path.append("main", main)
-    OwnConfigurationFirst().manipulate_search_path(path)
-    return [(str(one.provider), str(one.path)) for one in path.get_path()]
-
-
-@pytest.mark.parametrize("ours", [str(CONF), f"file://{CONF}"])
-def test_conf_of_the_working_folder_comes_before_ours(
-    ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    hydras = ("hydra", "pkg://hydra.conf")
-    assert searched(ours) == [hydras, ("main", ours)], "there is none"
-    (tmp_path / "conf").mkdir()
-    assert searched(ours) == [hydras, (PROVIDER, f"file://{tmp_path / 'conf'}"), ("main", ours)]
-    monkeypatch.chdir(ROOT)
-    assert searched(ours) == [hydras, ("main", ours)], "it is ours"
-
-
-@pytest.mark.parametrize("main", [None, "pkg://somebody.conf", "file:///their/conf"])
-def test_other_programs_and_commands_without_choices_are_left_alone(
-    main: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "conf").mkdir()
-    assert PROVIDER not in dict(searched(main))

@@ -88,7 +88,7 @@ def test_it_trains_evaluates_and_reports_without_a_checkout(
     installed: Environment, small: list[str], tmp_path: Path
 ) -> None:
     before = installed.files()
-    where = "import masked_sae, hydra_plugins.masked_sae_conf as plugin; print(masked_sae.__file__, plugin.__file__)"
+    where = "import masked_sae, hydra_plugins.masked_sae_search as door; print(masked_sae.__file__, door.__file__)"
     for file in installed.run("python", "-c", where, cwd=tmp_path).split():
         assert Path(file).is_relative_to(installed.site)
     assert "masked-sae-train +sweep=mask_rate -m" in installed.run("masked-sae-train", "--help", cwd=tmp_path)

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
-from hydra_plugins.masked_sae_conf import PROVIDER
+from masked_sae.commands.search_path import PROVIDER
 from masked_sae.errors import InputError
 
 if TYPE_CHECKING:

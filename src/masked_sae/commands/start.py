@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from masked_sae.bundled import command_name, own_version
 from masked_sae.command_line import clear_errors
+from masked_sae.commands.search_path import OwnConfigurationFirst
 
 _OPTIONS = ("--config-path", "-cp")
 
@@ -34,4 +36,5 @@ def start(
     if not {"", here} & set(sys.path):
         sys.path.append(here)  # for modules of the user's own; `python -m` has it there
     with clear_errors(keys, more):
+        Plugins.instance().register(OwnConfigurationFirst)
         command()

@@ -11,7 +11,9 @@ PROVIDER = "working folder"
 
 
 class OwnConfigurationFirst(SearchPathPlugin):
-    """In our commands, and in what they start; any other program that uses Hydra is left as it is."""
+    """For commands whose choices are those of our `conf/`. Hydra does not find this plugin by itself: other programs in
+    the same environment are left as they are, and so is `masked_sae` in a notebook.
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         of_program = {one.path.removeprefix("file://") for one in search_path.get_path() if one.provider == "main"}
