@@ -15,9 +15,12 @@ TL4 := .venv-tl4
 AUDIT := .venv-audit
 PIP_AUDIT := $(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement
 
+# What only a release needs, and is no part of what is pinned.
+RELEASE := .venv-release
+
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm docs check fast test test-tl4 fast-tl4 test-all lint format audit clean
+.PHONY: setup demo minilm docs check fast test test-tl4 fast-tl4 test-all lint format audit release clean
 
 setup: $(STAMP)
 
@@ -73,7 +76,7 @@ test-tl4: $(TL4)/.complete
 	OMP_WAIT_POLICY=PASSIVE $(TL4)/bin/python -m pytest $(TWO) -m "not peers and not slurm and not browser and not long"
 
 fast-tl4: $(TL4)/.complete
-	OMP_WAIT_POLICY=PASSIVE $(TL4)/bin/python -m pytest $(TWO) -m "not peers and not slow and not long" \
+	OMP_WAIT_POLICY=PASSIVE $(TL4)/bin/python -m pytest $(TWO) -m "not peers and not slurm and not browser and not server and not slow and not long" \
 	    $(addprefix tests/,activations api evals interop latents training runs/test_lm_library.py)
 
 $(TL4)/.complete: pyproject.toml constraints-tl4.txt
@@ -106,5 +109,18 @@ $(AUDIT)/.complete:
 	$(AUDIT)/bin/pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
 	touch $@
 
+# What would be published: it is built, its metadata are checked, and it trains in a new environment that has what
+# constraints.txt pins. Nothing is uploaded.
+release: $(STAMP) $(RELEASE)/.complete
+	rm -rf dist
+	$(RUN) -m build --no-isolation --outdir dist
+	$(RELEASE)/bin/twine check --strict dist/*
+	MASKED_SAE_DIST=dist $(PYTEST) tests/test_package.py
+
+$(RELEASE)/.complete:
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet twine==7.0.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(TL4) $(AUDIT) .cache site
+	rm -rf $(VENV) $(TL4) $(AUDIT) $(RELEASE) .cache site dist

@@ -1,31 +1,6 @@
-"""`python -m src.report sweep=FOLDER`: what a sweep showed, from its run folders alone."""
+"""`python -m src.report`: what a sweep showed, from its run folders alone."""
 
-import sys
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from masked_sae.command_line import clear_errors, named_folders, quoted, store_config
-from masked_sae.errors import InputError
-
-KEYS = store_config("report")
-
-
-@hydra.main(version_base=None, config_path=None, config_name="report")
-def main(config: DictConfig) -> None:
-    with clear_errors(KEYS):
-        sweeps = named_folders("sweep", config.sweep, "a sweep's folder, such as runs/mask_rate")
-        if not isinstance(config.figures, bool):
-            raise InputError("figures", config.figures, "true or false")
-        # Only now: these read in heavy libraries.
-        from masked_sae.report.build import write_report
-
-        output_dir = None if config.output_dir is None else Path(str(config.output_dir)).expanduser()
-        print(write_report(sweeps, output_dir, figures=config.figures))
-
+from masked_sae.commands.report import main
 
 if __name__ == "__main__":
-    sys.argv[1:] = map(quoted, sys.argv[1:])
-    with clear_errors(KEYS):
-        main()
+    main()

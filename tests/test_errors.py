@@ -82,7 +82,7 @@ def test_what_hands_keys_in_is_known() -> None:
     """A key in a variable is looked at where it comes from; these are the places."""
     handed_in = {where.split(":")[0] for where, key in named_keys() if parts(key) is None}
     assert handed_in == {
-        "src/latents.py",  # run or against
+        "src/masked_sae/commands/latents.py",  # run or against
         "src/masked_sae/checks.py",  # of the checks above
         "src/masked_sae/config.py",  # of any setting
         "src/masked_sae/command_line.py",  # of a command's own keys

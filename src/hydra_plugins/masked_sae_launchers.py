@@ -19,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+from masked_sae.commands.search_path import PROVIDER
 from masked_sae.errors import InputError
 
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ class SweepLauncher(Launcher):
         """What stood on the command line, but for where and how."""
         assert self._config is not None
         sources = self._config.hydra.runtime.config_sources
-        folders = [source.path for source in sources if source.provider == "command-line"]
-        options = [word for folder in folders for word in ("--config-dir", folder)]
+        folders = [source.path for source in sources if source.provider in (PROVIDER, "command-line")]
+        options = [word for folder in dict.fromkeys(folders) for word in ("--config-dir", folder)]
         given = self._config.hydra.overrides
         how = [word for word in given.hydra if word.lstrip("+~").startswith(("hydra/sweeper", "hydra.sweeper."))]
         return [*options, *given.task, *how]

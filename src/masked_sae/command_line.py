@@ -27,11 +27,11 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from masked_sae.bundled import CONF
 from masked_sae.errors import DamagedFileError, InputError, NonFiniteError, printable, shown
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _OURS = "MASKED_SAE_FULL_ERROR_SET"
-_CONF = Path(__file__).resolve().parents[2] / "conf"
 _FEW = 8  # keys, which an error can name all
 
 
@@ -85,7 +85,7 @@ def store_config(name: str) -> list[str]:
     Returns:
         The file's own keys.
     """
-    config = OmegaConf.load(_CONF / f"{name}.yaml")
+    config = OmegaConf.load(CONF / f"{name}.yaml")
     ConfigStore.instance().store(name, config)
     return [str(key) for key in config if key not in ("defaults", "hydra")]
 

@@ -12,6 +12,7 @@ from typing import Any
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from masked_sae import digests
+from masked_sae.bundled import find_folder
 from masked_sae.errors import DamagedFileError, InputError, first_line
 from masked_sae.files import read_object
 
@@ -49,7 +50,7 @@ def find_tokenizer_folder(name: str, revision: str | None = None) -> Path:
     if _is_folder(name):
         if revision is not None:
             raise InputError("lm.revision", revision, f"null: {name} is a folder, which has no revisions")
-        folder = Path(name).expanduser().resolve()
+        folder = find_folder(name).resolve()
     elif not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError("lm.name", name, "a folder that exists, or a hub name such as EleutherAI/pythia-70m-deduped")
     else:
@@ -158,7 +159,7 @@ def _read(name: str, path: Path) -> dict[str, Any]:
 
 def _is_folder(name: str) -> bool:
     try:
-        return bool(name) and Path(name).expanduser().is_dir()
+        return bool(name) and find_folder(name).is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long, out of bounds, of a user who is not there
         raise InputError("lm.name", name, f"a folder that can be read, or a hub name ({first_line(error)})") from error
 

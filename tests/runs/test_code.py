@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from masked_sae.bundled import PACKAGE
 from masked_sae.errors import InputError
 from masked_sae.runs import code
 from masked_sae.runs.attempts import note_attempt
-from masked_sae.runs.code import PACKAGE, bound_code, code_digest, digest_of_code, refuse_other_code
+from masked_sae.runs.code import bound_code, code_digest, digest_of_code, refuse_other_code
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import RunState, write_state
 

@@ -4,18 +4,16 @@ import copy
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from masked_sae.bundled import CONF
 from masked_sae.config import OptimSettings, RunConfig, check, typed_config
 from masked_sae.errors import InputError
 from masked_sae.masks.mask import Mask, MaskSettings
 from masked_sae.masks.run_masks import Masks, find_mask
 from masked_sae.saes.settings import SAESettings
-
-_CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def sae_settings(choice: str, **changes: Any) -> SAESettings:
@@ -28,7 +26,7 @@ def sae_settings(choice: str, **changes: Any) -> SAESettings:
     Raises:
         InputError: there is no such choice or setting, or the value cannot be used.
     """
-    choices = sorted(path.stem for path in (_CONF / "sae").glob("*.yaml") if not path.stem.startswith("base"))
+    choices = sorted(path.stem for path in (CONF / "sae").glob("*.yaml") if not path.stem.startswith("base"))
     if choice not in choices:
         raise InputError("sae", choice, f"one of {', '.join(choices)}")
     known = [one.name for one in fields(_changed(f"sae={choice}", {}).sae)]
@@ -64,7 +62,7 @@ def _changed(choice: str, changes: Mapping[str, Any]) -> RunConfig:
 def _composed(choice: str) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
-    with initialize_config_dir(str(_CONF), version_base=None):  # gives Hydra's state back afterwards
+    with initialize_config_dir(str(CONF), version_base=None):  # gives Hydra's state back afterwards
         return compose("train", [choice])
 
 

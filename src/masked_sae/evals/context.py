@@ -15,6 +15,7 @@ from torch import Tensor
 
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
+from masked_sae.bundled import find_folder
 from masked_sae.evals.family import Measured
 from masked_sae.evals.settings import EvalSettings
 from masked_sae.evals.texts.activation_cache import ActivationCache, TokenizedTexts
@@ -59,7 +60,7 @@ class EvalContext:
         self, lm: LM, held_out: Sequences, cache: ActivationCache, settings: EvalSettings, lm_name: str
     ) -> None:
         self.lm, self.held_out, self.cache, self.settings = lm, held_out, cache, settings
-        self.lm_folder = Path(lm_name).expanduser()
+        self.lm_folder = find_folder(lm_name)
         self._made: dict[tuple[str, ...], Any] = {}
         self._texts: dict[tuple[Any, ...], Any] = {}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from masked_sae.bundled import command_name
 from masked_sae.publishing.markdown import Markdown, code, fill, link, table
 from masked_sae.publishing.privacy import LEFT_OUT
 from masked_sae.publishing.trained_run import TrainedRun
@@ -255,7 +256,7 @@ def _load_here(repo: str, name: str) -> str:
 def _again(repo: str, run: TrainedRun) -> str:
     return (
         f"hf download {repo} --local-dir sweep\n"
-        f'python -m src.train --config-path "$PWD/sweep/{run.name}" --config-name config \\\n'
+        f'{command_name("train")} --config-path "$PWD/sweep/{run.name}" --config-name config \\\n'
         "    hydra.run.dir=. hydra.output_subdir=null"
     )
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from masked_sae.bundled import command_name, find_folder
 from masked_sae.errors import DamagedFileError, InputError, first_line
 from masked_sae.files import read_object
 from masked_sae.interop.saelens import check_sae
@@ -20,7 +21,6 @@ from masked_sae.runs.results import Results, is_old_reference, read_family, read
 from masked_sae.runs.state import RunState, read_state
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[\w.=+-]*[\w=+-])?", re.ASCII)  # a folder's, as a hub and a URL take it
-_CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def why_not_published(folder: RunFolder) -> str:
     if state.status != "done":
         return f"is {state.status}"
     if not folder.results.exists():
-        return "has lost its results.json, which python -m src.evaluate writes again"
+        return f"has lost its results.json, which {command_name('evaluate')} writes again"
     if is_old_reference(folder, state) or read_results(folder).reference is not None:
         return "is an SAE from elsewhere, which others publish"
     return ""
@@ -122,8 +122,7 @@ def hub_name(lm: str) -> str | None:
         validate_repo_id(lm)
     except HFValidationError:
         return None
-    is_folder = any((place / lm).is_dir() for place in (Path.cwd(), _CHECKOUT))
-    return None if is_folder or not lm else lm
+    return None if not lm or find_folder(lm).is_dir() else lm
 
 
 def _measured_with(folder: RunFolder) -> dict[str, Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from masked_sae.bundled import command_name
 from masked_sae.report.absorption_pages import find_absorption_pages
 from masked_sae.report.catalogue import Metric
 from masked_sae.report.charts import curve_charts, difference_chart, front_chart, level_chart
@@ -103,6 +104,7 @@ def render_page(
         ],
         "reproduction": reproduction,
         "searches": searches,
+        "report_command": command_name("report"),
         "dictionary": data_dictionary(runs).to_dict("records"),
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }

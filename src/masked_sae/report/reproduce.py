@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from masked_sae.bundled import command_name
 from masked_sae.report.runs_table import Runs
 from masked_sae.runs.attempts import Attempt, Software, find_software, read_attempts
 from masked_sae.runs.folder import RunFolder
@@ -55,7 +56,7 @@ def reproduce(runs: Runs, sweeps: Sequence[Path]) -> Reproduction:
     return Reproduction(
         tuple(dict.fromkeys(map(_sweep_command, runs.commands))),
         _run_command(runs),
-        f"python -m src.report {shlex.quote(f'sweep={folders}')}",
+        f"{command_name('report')} {shlex.quote(f'sweep={folders}')}",
         *_trained_with(runs),
         _threads(runs),
         _codes(runs),
@@ -68,7 +69,7 @@ def _run_command(runs: Runs) -> str:
     folders = [*runs.measured["folder"], *runs.own["folder"]]
     if not folders:
         return ""
-    run = f"python -m src.train --config-path {shlex.quote(str(Path(folders[0]).resolve()))} --config-name config"
+    run = f"{command_name('train')} --config-path {shlex.quote(str(Path(folders[0]).resolve()))} --config-name config"
     return f"{run} hydra.run.dir=. hydra.output_subdir=null"
 
 
@@ -109,7 +110,7 @@ def _then(used: tuple[int, ...]) -> str:
 def _sweep_command(overrides: Sequence[str]) -> str:
     """As it was given, without where and how: these belong to whoever runs it."""
     kept = [one for one in overrides if not is_part_of(one.lstrip("+~").partition("=")[0], HOW)]
-    return " ".join(["python -m src.train", *map(shlex.quote, kept), "-m"])
+    return " ".join([command_name("train"), *map(shlex.quote, kept), "-m"])
 
 
 def _trained_with(runs: Runs) -> tuple[tuple[MadeWith, ...], int]:

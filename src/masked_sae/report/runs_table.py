@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from masked_sae.bundled import command_name
 from masked_sae.config import all_settings
 from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.masks.run_masks import effective_of_recorded
@@ -252,7 +253,7 @@ def _measured(member: Member, about: Mapping[str, Any], state: RunState | None, 
     configuration = dict(flat(nested)) or _settings_of(member)
     masks = _effective(nested.get("mask"), own.get("masks", {}))
     if not results.metrics:
-        reason = "trained, but no metric was measured; python -m src.evaluate does so"
+        reason = f"trained, but no metric was measured; {command_name('evaluate')} does so"
         return _Member(dict(about) | {"status": "not measured", "reason": reason}, configuration)
     return _Member(dict(about) | {"status": "done"}, configuration, masks, results.metrics, words, called)
 

@@ -4,14 +4,14 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from masked_sae.bundled import PACKAGE
 from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import read_state
 
-PACKAGE = Path(__file__).resolve().parents[1]
 # Rooms that carry runs and look at them: no result comes from there.
-_ONLY_LOOK_ON = ("api", "publishing", "latents", "report", "tracking", "sweeps")
+_ONLY_LOOK_ON = ("api", "commands", "publishing", "latents", "report", "tracking", "sweeps")
 
 
 @cache

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from masked_sae.bundled import find_folder
 from masked_sae.config import RunConfig, typed_config
 from masked_sae.errors import DamagedFileError, InputError, first_line, notice
 from masked_sae.files import read_object, write_json
@@ -91,7 +92,7 @@ def former_id(config: RunConfig, swept: Mapping[str, str], content: str) -> str:
 
 def sampled_digest(name: str) -> str:
     """Of an LM: a hub name stood for itself, a folder for its configuration, tokenizer and samples of its weights."""
-    folder = Path(name).expanduser()
+    folder = find_folder(name)
     if not folder.is_dir():
         return name
     digest = hashlib.blake2b(digest_size=16)

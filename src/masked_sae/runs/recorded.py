@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from masked_sae.bundled import command_name
 from masked_sae.config import RunConfig, check_measuring, recorded_config
 from masked_sae.errors import DamagedFileError, InputError, one_line
 from masked_sae.runs.config_file import read_config
@@ -86,6 +87,6 @@ def _own(folder: RunFolder, record: Mapping[str, Any]) -> Mapping[str, Any]:
     except DamagedFileError as error:
         rooms = [record.get("sae"), *(record.get("mask") or {}).values()]
         if any(isinstance(room, Mapping) and cast(Mapping[str, Any], room).get("_module_") for room in rooms):
-            mend = "remove it, and python -m src.train of the run writes it again"
+            mend = f"remove it, and {command_name('train')} of the run writes it again"
             raise DamagedFileError(error.path, error.why, mend) from error
         return {}

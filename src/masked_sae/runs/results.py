@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+from masked_sae.bundled import command_name
 from masked_sae.config import RunConfig
 from masked_sae.errors import DamagedFileError, first_line
 from masked_sae.evals.family import Family, Measured, words_of
@@ -15,8 +16,8 @@ from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.state import RunState
 
 REFERENCE = "reference"  # the key of what tells an SAE from elsewhere, in config.yaml and results.json
-_MEASURE = "remove it, and python -m src.evaluate measures it again"
-_REWRITE = "python -m src.evaluate writes it again from evals/"
+_MEASURE = f"remove it, and {command_name('evaluate')} measures it again"
+_REWRITE = f"{command_name('evaluate')} writes it again from evals/"
 _LARGEST = 1e100  # of a metric: the square of what is larger is none
 _LARGEST_SETTING = 2**63
 _SAID = ("label", "unit", "sparsity", "cure")

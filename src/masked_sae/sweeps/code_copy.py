@@ -1,7 +1,7 @@
 """The code of a sweep on a cluster: a copy in the sweep's folder, once for each content, that its jobs run from.
 
-`.code/<digest>/` has `src`, `conf` and `sweeps` of this project, and in `own` the user's modules that a configuration
-names, with those that they import from beside them.
+`.code/<digest>/` has `src`, `conf` and `sweeps` of this project, or `src` alone of an installed package, which has the
+others inside; and in `own` the user's modules that a configuration names, with those that they import from beside them.
 """
 
 import hashlib
@@ -13,15 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from masked_sae.bundled import ASSETS, ASSETS_VARIABLE, INSTALLED, PACKAGE
 from masked_sae.errors import DamagedFileError, InputError
 from masked_sae.files import folder_aside, read_object, write_json
 from masked_sae.runs.attempts import find_software
-from masked_sae.runs.code import PACKAGE, bound_code, code_digest, digest_of_code, other_code
+from masked_sae.runs.code import bound_code, code_digest, digest_of_code, other_code
 from masked_sae.runs.run import Run
 from masked_sae.settings import own_modules
 
 _FOLDER, _ABOUT = ".code", "code.json"
 _SOURCES = PACKAGE.parent
+_OURS = (PACKAGE.name, "hydra_plugins")
 _LARGEST_BYTES = 1 << 20  # of a file beside somebody's modules that is no module
 
 
@@ -40,7 +42,10 @@ class CodeCopy:
         places = [self.path / "src", self.path / "own", folder]
         path = ":".join(shlex.quote(str(place)) for place in places)
         # -P: else Python would look into the working folder first
-        return [f'export PYTHONSAFEPATH=1 PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"']
+        return [
+            f'export PYTHONSAFEPATH=1 PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+            f"export {ASSETS_VARIABLE}={shlex.quote(str(ASSETS))}",
+        ]
 
 
 def code_of(runs: Sequence[Run]) -> dict[Path, CodeCopy]:
@@ -98,10 +103,11 @@ def _copy(sweep: Path, modules: Iterable[str]) -> CodeCopy:
 
 
 def _of_project() -> Mapping[str, Path]:
-    folders = [_SOURCES / PACKAGE.name, _SOURCES / "hydra_plugins"]
-    found = {f"src/{path.relative_to(_SOURCES)}": path for folder in folders for path in _files(folder)}
-    if _SOURCES.name != "src":
-        return found  # installed, without the rest of the checkout
+    plugins = (_SOURCES / "hydra_plugins").glob("masked_sae_*.py")  # beside them lie other people's
+    library = (path for path in _files(PACKAGE) if not path.is_relative_to(ASSETS))
+    found = {f"src/{path.relative_to(_SOURCES)}": path for path in (*plugins, *library)}
+    if INSTALLED:
+        return found
     found |= {f"src/{path.name}": path for path in _SOURCES.glob("*.py")}
     root = _SOURCES.parent
     return found | {str(path.relative_to(root)): path for name in ("conf", "sweeps") for path in _files(root / name)}
@@ -118,7 +124,7 @@ def _of_modules(named: Iterable[str]) -> Mapping[str, Path]:
     found: dict[str, Path] = {}
     for name in sorted(tops | beside):
         place = _place(name)
-        if place is None or place == _SOURCES.resolve():
+        if place is None or name in _OURS:
             continue
         sources = _files(place / name) if (place / name).is_dir() else [place / f"{name}.py"]
         found |= {f"own/{path.relative_to(place)}": path for path in sources if _is_code(path)}

@@ -16,11 +16,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from masked_sae.activations.sharing import Sharing
+from masked_sae.bundled import PACKAGE
 from masked_sae.command_line import explain
 from masked_sae.config import typed_config
 from masked_sae.errors import InputError, one_line
 from masked_sae.runs.attempts import usable_cpus
-from masked_sae.runs.code import PACKAGE
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.identity import Digests
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError

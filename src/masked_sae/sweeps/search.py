@@ -16,6 +16,7 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from masked_sae.bundled import command_name
 from masked_sae.command_line import FAILED
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError, notice, printable
@@ -198,7 +199,7 @@ def record_of(plan: Plan, study: Study) -> SearchRecord:
         for one in best_of(study)
     ]
     kept = [word for word in plan.command if word.partition("=")[0] not in (CONFIRM, "hydra.sweeper.n_trials")]
-    confirm = ["python", "-m", "src.train", *kept, f"{CONFIRM}={_NEW_SEEDS}", "-m"]
+    confirm = [*command_name("train").split(), *kept, f"{CONFIRM}={_NEW_SEEDS}", "-m"]
     return SearchRecord(
         plan.objectives, dict(plan.space.words), dict(states), best, confirm, confirmed_name(plan.config)
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from masked_sae.bundled import command_name
 from masked_sae.errors import InputError, notice
 from masked_sae.runs.asked_end import forget_asked_end
 from masked_sae.runs.folder import clear_run
@@ -76,7 +77,7 @@ def submit_and_wait(
     if runs[0].config.detach:
         jobs = f"{len(packs)} {'job' if len(packs) == 1 else 'jobs'}"
         submitted = f"submitted {len(waiting)} of {len(runs)} runs in {jobs}"
-        print(f"{submitted}; look with: python -m src.status {sweep}")
+        print(f"{submitted}; look with: {command_name('status')} {sweep}")
         if unsent:
             notice(f"no room in the queue for {len(unsent)} runs: jobs go on with these as they end")
         return

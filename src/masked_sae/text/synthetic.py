@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from masked_sae.bundled import find_folder
 from masked_sae.errors import InputError
 from masked_sae.randomness import numpy_generator
 from masked_sae.text.documents import Document
@@ -134,7 +135,7 @@ def read_recipe(folder: Path, key: str = "data.path") -> Recipe:
         InputError: of `key`; the folder holds no description that can be read.
     """
     try:
-        path = folder.expanduser() / DESCRIPTION
+        path = find_folder(str(folder)) / DESCRIPTION
         values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
         if set(values) != {field.name for field in fields(Recipe)}:
             raise KeyError
