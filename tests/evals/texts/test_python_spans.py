@@ -89,7 +89,7 @@ def test_nothing_inside_an_f_string_is_told() -> None:
 def test_special_cases_lie_within_their_general_concept() -> None:
     """On a tenth of the library: every special case is exactly a token of the general kind, by `tokenize` alone."""
     documents = [one for one in stdlib_documents() if one.key.startswith("stdlib/")][::10]
-    assert len(documents) > 40
+    assert documents
     for document in documents:
         spans = python_spans(document.text)
         assert {concept for concept, *_ in spans} <= set(CONCEPTS)
