@@ -9,7 +9,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(RUN) -m pytest
 
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm check fast test test-all lint format clean
+.PHONY: setup demo minilm container check fast test test-all lint format clean
 
 setup: $(STAMP)
 
@@ -36,12 +36,19 @@ $(MINILM)/config.json: assets/minilm.sha256
 	touch $(MINILM).aside/model/config.json
 	mv $(MINILM).aside/model $(MINILM) && rm -rf $(MINILM).aside
 
+# The images, where there is no container engine, and the demo in one of them (docs/containers.md).
+container:
+	docker/build.sh
+	mkdir -p runs && chmod a+rwxt runs
+	docker/run.sh --volume=$(CURDIR)/runs:/app/runs localhost/masked-sae-train:$(or $(DEVICE),cpu) python -m src.train +sweep=demo -m
+	docker/run.sh --volume=$(CURDIR)/runs:/app/runs localhost/masked-sae-train:$(or $(DEVICE),cpu) python -m src.report sweep=runs/demo
+
 # For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
 check: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast
 
 fast: $(STAMP)
-	$(PYTEST) $(TWO) -m "not slurm and not browser and not server and not slow and not long"
+	$(PYTEST) $(TWO) -m "not slurm and not browser and not server and not container and not slow and not long"
 
 test: $(STAMP)
 	$(PYTEST) $(TWO) -m "not long"
@@ -54,6 +61,7 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check --quiet
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pyright
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix
