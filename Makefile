@@ -36,12 +36,14 @@ $(MINILM)/config.json: assets/minilm.sha256
 	touch $(MINILM).aside/model/config.json
 	mv $(MINILM).aside/model $(MINILM) && rm -rf $(MINILM).aside
 
-# The images, where there is no container engine, and the demo in one of them (docs/containers.md).
+# The images, where there is no container engine, and the demo in the one that trains (docs/containers.md).
+IN_IMAGE := docker/run.sh --volume=$(CURDIR)/runs/container:/app/runs localhost/masked-sae-train:$(or $(DEVICE),cpu)
+
 container:
 	docker/build.sh
-	mkdir -p runs && chmod a+rwxt runs
-	docker/run.sh --volume=$(CURDIR)/runs:/app/runs localhost/masked-sae-train:$(or $(DEVICE),cpu) python -m src.train +sweep=demo -m
-	docker/run.sh --volume=$(CURDIR)/runs:/app/runs localhost/masked-sae-train:$(or $(DEVICE),cpu) python -m src.report sweep=runs/demo
+	install --directory --mode=1777 runs/container
+	$(IN_IMAGE) python -m src.train +sweep=demo -m
+	$(IN_IMAGE) python -m src.report sweep=runs/demo
 
 # For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
 check: $(STAMP)

@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 suite=bookworm
 made=localhost/masked-sae-base:$suite
 device=${DEVICE:-cpu}
-index=https://download.pytorch.org/whl/cpu # as in the Dockerfile
+index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu} # as in the Dockerfile
 targets=("$@")
 [ "$#" -gt 0 ] || targets=(train slurm)
 
@@ -84,7 +84,7 @@ asked=()
 if [ -n "${TORCH_INDEX+set}" ]; then
     asked+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
 fi
-"$python" docker/registry.py "$aside" ${TORCH_INDEX-"$index"} >"$aside/arguments"
+"$python" docker/registry.py "$aside" ${index:+"$index"} >"$aside/arguments"
 mapfile -t -O "${#asked[@]}" asked <"$aside/arguments"
 
 for target in "${targets[@]}"; do
