@@ -108,6 +108,8 @@ def test_nothing_stays_of_where_packages_came_from(root_of_image: Path, built: s
     assert not secrets.exists() or not any(path.stat().st_size for path in secrets.rglob("*") if path.is_file())
     assert not list((root / "root" / ".cache").rglob("*.whl")) and not list((root / "var/lib/apt/lists").glob("*_*"))
     assert not list(root.glob("root/.config/pip/*")) and not (root / "etc" / "pip.conf").exists()
+    packages = root / "opt/venv/lib"
+    assert [path.parent.name.split("-")[0] for path in packages.rglob("direct_url.json")] == ["masked_sae"]
     assert "/run/registry" not in json.dumps(inspected(SLURM)["OCIv1"])
 
 
