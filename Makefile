@@ -20,7 +20,7 @@ RELEASE := .venv-release
 
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm docs check fast test test-tl4 fast-tl4 test-all lint format audit release clean
+.PHONY: setup demo minilm docs container check fast test test-tl4 fast-tl4 test-all lint format audit release clean
 
 setup: $(STAMP)
 
@@ -61,12 +61,21 @@ $(DOCS): $(STAMP)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
+# The images, where there is no container engine, and the demo in the one that trains (docs/containers.md).
+IN_IMAGE := docker/run.sh --volume=$(CURDIR)/runs/container:/app/runs localhost/masked-sae-train:$(or $(DEVICE),cpu)
+
+container:
+	docker/build.sh
+	install --directory --mode=1777 runs/container
+	$(IN_IMAGE) python -m src.train +sweep=demo -m
+	$(IN_IMAGE) python -m src.report sweep=runs/demo
+
 # For the loop of change and test: lint, types, and the tests that need no SLURM, browser or server and take no patience.
 check: $(STAMP)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint fast
 
 fast: $(STAMP)
-	$(PYTEST) $(TWO) -m "not slurm and not browser and not server and not slow and not long"
+	$(PYTEST) $(TWO) -m "not slurm and not browser and not server and not container and not slow and not long"
 
 test: $(STAMP)
 	$(PYTEST) $(TWO) -m "not long"
@@ -93,6 +102,7 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check --quiet
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pyright
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 format: $(STAMP)
 	$(VENV)/bin/ruff check --fix

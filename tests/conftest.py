@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in (("wandb_server", pytest.mark.server), ("sae_lens", pytest.mark.peers)):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-    seconds = {"server": 15, "long": 30, "slow": 4}  # about so many a test
+    seconds = {"container": 60, "server": 15, "long": 30, "slow": 4}  # about so many a test
     patience: Counter[Path] = Counter()
     for item in items:
         patience[item.path] += max((seconds.get(mark.name, 0) for mark in item.iter_markers()), default=0)
