@@ -62,7 +62,7 @@ def mounts(runs: Path) -> list[str]:
 
 
 def sweep_is_done(folder: Path) -> bool:
-    states = [json.loads(path.read_text())["state"] for path in folder.glob("*/state.json")]
+    states = [json.loads(path.read_text())["status"] for path in folder.glob("*/state.json")]
     return states == ["done", "done"]
 
 
