@@ -1,10 +1,13 @@
 """Files that other programs read from the repository: workflows, issue forms, the citation."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support.making import ROOT
 
@@ -32,3 +35,17 @@ def refused(schema: str, *files: Path) -> str:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *map(str, files)]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_what_workflows_start_is_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    started = [
+        step["run"]
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for job in yaml.safe_load(path.read_text())["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    made = {target for line in started if line.startswith("make ") for target in line.split()[1:]}
+    assert made <= targets and {"lint", "test-tl4", "release", "docs"} <= made
+    assert ".ci/run" in started and os.access(ROOT / ".ci" / "run", os.X_OK)
