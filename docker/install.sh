@@ -28,7 +28,7 @@ install_packages() {
         *) die "DEVICE=$DEVICE: expected cpu or cuda" ;;
     esac
     python3 -m venv "$venv"
-    "$venv/bin/pip" install -qq --constraint "$2" ${index:+"$index"} torch hatchling
+    "$venv/bin/pip" install -qq --constraint "$2" ${index:+"$index"} torch hatchling editables
     built=$("$venv/bin/python" -W ignore -c 'import torch; print("cuda" if torch.version.cuda else "cpu")')
     [ "$built" = "${DEVICE:-cpu}" ] ||
         die "DEVICE=${DEVICE:-cpu}, but the registry gave torch built for $built: expected TORCH_INDEX, or pip's own settings, to name an index that has the other"

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def test_what_is_started_is_there(command: Printed) -> None:
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert set(command.words[1:]) <= set(targets)
+    elif program.startswith("masked-sae-"):
+        scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+        assert program in scripts
+    elif command.words[1:] == ("merge.py",):
+        assert "`merge.py`" in (ROOT / command.page).read_text()
     elif program.startswith("python"):
         script = (ROOT / command.words[1]).read_text()
         for option in (word for word in command.words[2:] if word.startswith("--")):
@@ -60,7 +66,8 @@ def test_a_training_is_composed_and_checked_to_the_end(command: Printed, monkeyp
     monkeypatch.setattr(SweepLauncher, "launch", members)
     monkeypatch.setattr(SweepLauncher, "run_of", lambda self, overrides: members(self, [overrides]))
     monkeypatch.setattr(local, "train_alone", lambda settings: checked.append(1))
-    monkeypatch.setattr(sys, "argv", [command.words[2], *command.words[3:]])
+    mine = {"experiment=mine": "experiment=paper_pythia_160m"}  # what a reader's own is to be copied from
+    monkeypatch.setattr(sys, "argv", [command.words[2], *(mine.get(word, word) for word in command.words[3:])])
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
     for name in ("MASKED_SAE_LAUNCHER", "HYDRA_FULL_ERROR", "MASKED_SAE_FULL_ERROR_SET"):
@@ -93,7 +100,8 @@ FEWER = {
 }
 # What can't be had here; such commands are composed to the end above, or are tested where they can be.
 NEEDS = {
-    "experiment=paper": "a GPU and a hub: tests/activations has stand-ins",
+    "experiment=mine": "somebody's own file",
+    "experiment=paper": "a GPU and a hub: test_experiments.py has stand-ins",
     "lm=minilm": "a package's weights",
     "+sweep=study": "hours",
     "+sweep=noise": "a quarter of an hour",
@@ -118,7 +126,7 @@ def runs_here(command: Printed) -> bool:
 def sandbox(tmp_path_factory: pytest.TempPathFactory, corpus_folder: Path) -> Path:
     """A checkout as far as commands see one, an LM of one's own, and some text."""
     folder = tmp_path_factory.mktemp("sandbox")
-    for name in ("src", "conf", "sweeps", "assets", "pyproject.toml"):
+    for name in ("src", "conf", "sweeps", "assets", "docs", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     make_neox(folder / "my-lm")
     shutil.copytree(corpus_folder, folder / "corpus")
@@ -130,7 +138,7 @@ def small(command: Printed) -> list[str]:
     words = list(command.words)
     module = words[2]
     appended: list[str] = []
-    if module == "src.train" and "--help" not in words:
+    if module in ("src.train", "src.prepare") and "--help" not in words:
         appended = [*SMALL, *(one for key, more in FEWER.items() if key in words for one in more)]
     elif module == "src.evaluate":
         appended = SMALL_EVALUATION
@@ -201,6 +209,7 @@ def filled(words: list[str], sandbox: Path) -> list[str]:
         "TEXT": "corpus",
         "name=SWEEP": "name=seeds",
         "/models/my-lm": "my-lm",
+        "/models/my-llama": "my-lm",
         "lm.hook_name=blocks.6.hook_resid_post": f"lm.hook_name={HOOK}",
     }
     filled = [replaced(word, names) for word in words]

@@ -18,7 +18,8 @@ _BLOCK = re.compile(r"(?:^(?: {4}.*)?\n)*^ {4}.*\n?", re.MULTILINE)
 _FENCED = re.compile(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SHELL = re.compile(
     r"(?:[A-Z_]+=\S+ )*"
-    r"(?:python[\d.]*|make|pip|git|cd|export|source|docker/\S+|masked-sae-\S+|[A-Z]+=\".*|for|eval)(?=\s|$)"
+    r"(?:python[\d.]*|make|pip|git|cd|cp|hf|mkdir|export|source|docker/\S+|docker|apptainer|masked-sae-\S+|[A-Z]+=\".*"
+    r"|for|eval)(?=\s|$)"
 )
 # What a shell would start is written down in place of being started.
 _RECORDING = r"""
@@ -27,6 +28,8 @@ for name in python python3 python3.11 make pip git source docker apptainer build
     eval "$name() { command_not_found_handle $name \"\$@\"; }"
 done
 cd() { :; }
+cp() { :; }
+mkdir() { :; }
 """
 
 
