@@ -32,6 +32,8 @@ def built() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     done = build()
+    if other := re.search(r"install\.sh: (.*the registry gave torch built for .*)", done.stderr + done.stdout):
+        pytest.skip(other[1])  # the build refuses it in a line; a machine's registry may have one kind of torch alone
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout + done.stderr
 
