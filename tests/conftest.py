@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 
 from masked_sae.activations.lm import LM, load_lm
+from masked_sae.commands.search_path import OwnConfigurationFirst
 from masked_sae.text.tokenizer import load_tokenizer
 from support.making import HOOK, make_bert, make_neox, make_texts, write_jsonl, write_parquet
 from support.wandb_recorder import WandbServer
@@ -55,6 +59,15 @@ def _threads() -> Generator[None]:
     """A run may set torch's threads for its process; the next test has its own back."""
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hydra_as_it_was() -> Generator[None]:
+    """For tests that start a command in their own process, where `conf/` is searched for differently from then on."""
+    yield
+    GlobalHydra.instance().clear()
+    of_search_path = Plugins.instance().plugin_type_to_subclass_list[SearchPathPlugin]
+    of_search_path[:] = [one for one in of_search_path if one is not OwnConfigurationFirst]
 
 
 @pytest.fixture(scope="session")

@@ -416,9 +416,9 @@ def test_the_cures_are_compared_within_one_command() -> None:
         configs = [typed_config(one) for one in compose_jobs(loader, master, jobs)]
     for config in configs:
         check(config)
-    assert len({id_of(config) for config in configs}) == len(configs) == 23
+    assert len({id_of(config) for config in configs}) == len(configs) == 26
     clean = [config for config in configs if config.mask["token"].is_off]
-    assert len(clean) == 16 and all((one.data, one.lm, one.seed) == (clean[0].data, clean[0].lm, 0) for one in clean)
+    assert len(clean) == 18 and all((one.data, one.lm, one.seed) == (clean[0].data, clean[0].lm, 0) for one in clean)
 
 
 def id_of(config: RunConfig) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from support.making import HOOK, ROOT, make_neox
 from support.printed_commands import PAGES, Printed, printed_commands
@@ -53,6 +52,7 @@ FROM_NOTHING = [one for one in TRAINING if "hydra.sweeper.confirm=5" not in one.
 
 
 @pytest.mark.parametrize("command", FROM_NOTHING, ids=lambda one: f"{one.page}: {one.text}"[:110])
+@pytest.mark.usefixtures("hydra_as_it_was")
 def test_a_training_is_composed_and_checked_to_the_end(command: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra_plugins.masked_sae_launchers import SweepLauncher
     from masked_sae.sweeps import local
@@ -76,8 +76,6 @@ def test_a_training_is_composed_and_checked_to_the_end(command: Printed, monkeyp
         runpy.run_module("src.train", run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         assert not ended.code
-    finally:
-        GlobalHydra.instance().clear()
     assert checked and checked[0] > 0
 
 

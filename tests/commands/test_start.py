@@ -1,27 +1,21 @@
 """What a command does before Hydra has it."""
 
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from masked_sae.bundled import own_version
-from masked_sae.commands.search_path import OwnConfigurationFirst
 from masked_sae.commands.start import start
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[list[list[str]]]:
+def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hydra_as_it_was: None) -> list[list[str]]:
     """What the command found on its line; what it changes of the process is given back."""
     monkeypatch.setattr(sys, "argv", ["train"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    yield []
-    of_search_path = Plugins.instance().plugin_type_to_subclass_list[SearchPathPlugin]
-    of_search_path[:] = [one for one in of_search_path if one is not OwnConfigurationFirst]
+    return []
 
 
 def test_the_version_is_told_and_nothing_started(seen: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
