@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from masked_sae import checks
-from masked_sae.saes.sae import SHAPES, SAE
+from masked_sae.saes.sae import SAE, SHAPES
 from masked_sae.settings import OwnModule, find_ours, find_own, makes, neutral, setting
 
 PACKAGE = "masked_sae.saes"
