@@ -4,6 +4,7 @@ its own precision of matrix products.
 
 import json
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def test_a_run_is_trained_with_its_own_and_measured_with_that_of_all(
     run = make_run(replace(config, trainer=replace(config.trainer, matmul_precision="high")), {})
     assert train_run(run).status == "done"
     assert set(steps) == {"high"} and len(steps) == 24
-    assert forwards[0] == "high" and forwards[-1] == torch.get_float32_matmul_precision() == "highest"
+    assert [precision for precision, _ in groupby(forwards)] == ["highest", "high", "highest"]  # the first try it out
+    assert torch.get_float32_matmul_precision() == "highest"
     assert read_config(run.folder.config).trainer.matmul_precision == "high"
 
 
