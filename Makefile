@@ -20,7 +20,7 @@ RELEASE := .venv-release
 
 MINILM := $(or $(MASKED_SAE_CACHE),.cache)/lm/minilm
 
-.PHONY: setup demo minilm docs container check fast test test-tl4 fast-tl4 test-all lint format audit release clean
+.PHONY: setup demo minilm docs container check fast test test-cuda bench-cuda test-tl4 fast-tl4 test-all lint format audit release clean
 
 setup: $(STAMP)
 
@@ -79,6 +79,27 @@ fast: $(STAMP)
 
 test: $(STAMP)
 	$(PYTEST) $(TWO) -m "not long"
+
+# What needs a CUDA device; without one it is skipped, here as in make test.
+test-cuda: $(STAMP)
+	$(PYTEST) -rs -m cuda
+
+# A training step, whole trainings and packs beside the peers, on a CUDA device, into benchmarks/results/cuda-*.json.
+ON_CUDA := --device cuda --json benchmarks/results/cuda
+STEP_PENALIZED := encoder-product ours-relu ours-jumprelu ours-gated saelens-relu saelens-jumprelu saelens-gated
+STEP_VARIANTS := encoder-product ours-matryoshka ours-matryoshka-bfloat16 ours-matryoshka-reference
+
+bench-cuda: $(STAMP)
+	for d_in in 768 2304; do for d_sae in 16384 65536; do \
+	    $(RUN) benchmarks/step.py --d-in $$d_in --d-sae $$d_sae $(ON_CUDA)-step-$$d_in-$$d_sae.json || exit 1; done; done
+	$(RUN) benchmarks/step.py --only $(STEP_PENALIZED) $(ON_CUDA)-step_penalized.json
+	$(RUN) benchmarks/step.py --only $(STEP_VARIANTS) $(ON_CUDA)-step_variants.json
+	$(RUN) benchmarks/scaling.py $(ON_CUDA)-scaling.json
+	$(RUN) benchmarks/train.py --lm assets/tiny_lm --hook-name blocks.2.hook_resid_post --d-sae 2048 --k 16 --batch 1024 --lm-batch 32 \
+	    --steps 64 --window-batches 64 $(ON_CUDA)-train_embedded.json
+	$(RUN) benchmarks/train.py --steps 64 $(ON_CUDA)-train.json
+	$(RUN) benchmarks/train.py --steps 64 --lm-dtype bfloat16 $(ON_CUDA)-train_bfloat16.json
+	$(RUN) benchmarks/pack.py --steps 64 $(ON_CUDA)-pack.json
 
 # With the other major version of the LM library; fast-tl4: what is quick of that which reads an LM, for CI.
 test-tl4: $(TL4)/.complete

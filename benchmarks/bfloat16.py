@@ -33,7 +33,7 @@ def selected_in_common(run: RunFolder, tokens: int) -> float:
         exact_BF = sae.pre_activations(x_BD)
         rounded_BF = ((x_BD - sae.b_in_D).bfloat16() @ sae.W_enc_DF.bfloat16()).float() + sae.b_enc_F
         k = round(config.sae.target_l0 or 0) * len(x_BD)
-        places = [largest(pre_BF.view(1, -1), k)[0] for pre_BF in (exact_BF, rounded_BF)]
+        places = [largest(pre_BF.view(1, -1), k, static=False)[0] for pre_BF in (exact_BF, rounded_BF)]
         shares.append(torch.isin(*places).double().mean().item())
     return sum(shares) / len(shares)
 

@@ -41,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in (("wandb_server", pytest.mark.server), ("sae_lens", pytest.mark.peers)):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
     seconds = {"container": 60, "server": 15, "long": 30, "slow": 4}  # about so many a test
     patience: Counter[Path] = Counter()
     for item in items:

@@ -25,6 +25,7 @@ from masked_sae.text.settings import DataSettings
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
+MATMUL_PRECISIONS = ("highest", "high", "medium")  # as torch calls them
 CODES = ("submitted", "current", "live")
 MOST_THREADS = 1024  # more than the CPUs of any node; at tens of thousands torch dies of them
 _SMALLEST_LR, _LARGEST_LR = 1e-12, 1e38
@@ -62,6 +63,7 @@ class TrainerSettings:
     progress: bool
     validate_every_steps: int | None = None  # null: never
     validation_tokens: int = 2048
+    matmul_precision: str = neutral("highest", label="matmul precision")  # the one of these that is in the id
 
 
 @dataclass(kw_only=True)
@@ -226,6 +228,7 @@ def check_measuring(config: RunConfig) -> None:
     config.lm.check()
     config.data.check()
     checks.one_of("trainer.device", config.trainer.device, DEVICES)
+    checks.one_of("trainer.matmul_precision", config.trainer.matmul_precision, MATMUL_PRECISIONS)
     if config.trainer.threads is not None:
         checks.count("trainer.threads", config.trainer.threads, most=MOST_THREADS)
     _check_wandb(config.logger.wandb)

@@ -10,6 +10,7 @@ from masked_sae.activations.stream import Point
 from masked_sae.config import all_settings
 from masked_sae.runs.run import Run, make_run
 from masked_sae.training.assemble import find_device, load_parts, make_stream
+from masked_sae.training.threads import matmul_precision
 from support.composing import small_config
 from support.sides import OTHERWISE
 
@@ -45,6 +46,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "sae.dead_after_tokens": ("64", []),
     "sae.compute_dtype": ("bfloat16", []),
     "sae.reference": ("true", []),
+    "sae.shapes": ("static", []),
     "sae.calibrate": ("none", []),
     "sae.calibration_tokens": ("64", []),
     "sae.k": ("5", []),
@@ -65,6 +67,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "optim.warmup_steps": ("2", []),
     "optim.decay_fraction": ("0.5", []),
     "optim.gradient_clip": ("0.5", []),
+    "trainer.matmul_precision": ("medium", []),
     **{key: (value, []) for key, value in OTHERWISE.items()},
 }
 # Named by their content, or places. Threads and devices change last bits: packs tell them apart. `detach` is SLURM's.
@@ -74,18 +77,19 @@ ELSEWHERE = {
     "detach", "trainer.device", "trainer.threads",
 }  # fmt: skip
 ANOTHER = {"sae.architecture": "sae=topk"}  # not by its key
-BY_CHANCE = ("lm.batch_size",)  # round-off, which a small LM may not have
+BY_CHANCE = ("lm.batch_size", "trainer.matmul_precision")  # round-off, which a small LM may not have
 
 
 def batches(run: Run) -> list[torch.Tensor]:
     torch.set_num_threads(1)
     parts = load_parts(run, find_device("cpu"))
-    (statistics,) = measure_statistics(
-        [parts.lm], parts.sequences, run.config.data.scale_tokens, run.config.lm.batch_size
-    )
-    assert not isinstance(statistics, Exception)
-    stream = make_stream(run, parts, [Point(parts.lm.hook_name, statistics.scale)])
-    found = [stream.batch(index) for index in range(min(15, parts.plan.steps))]
+    with matmul_precision(run.config.trainer.matmul_precision):
+        (statistics,) = measure_statistics(
+            [parts.lm], parts.sequences, run.config.data.scale_tokens, run.config.lm.batch_size
+        )
+        assert not isinstance(statistics, Exception)
+        stream = make_stream(run, parts, [Point(parts.lm.hook_name, statistics.scale)])
+        found = [stream.batch(index) for index in range(min(15, parts.plan.steps))]
     return [tensor for batch in found for tensor in (batch.x_BD, batch.target_BD)]
 
 

@@ -138,8 +138,8 @@ def test_paths_devices_and_loggers_do_not_enter(config: RunConfig, tmp_path: Pat
 
 
 def test_a_setting_holds_those_below_it_and_none_that_begin_alike() -> None:
-    assert is_part_of("trainer", HOW) and is_part_of("trainer.threads", HOW) and is_part_of("data.store_dir", HOW)
-    assert not is_part_of("trainers", HOW) and not is_part_of("data", HOW) and not is_part_of("data.store_dirs", HOW)
+    assert is_part_of("logger", HOW) and is_part_of("logger.wandb.mode", HOW) and is_part_of("data.store_dir", HOW)
+    assert not is_part_of("loggers", HOW) and not is_part_of("data", HOW) and not is_part_of("data.store_dirs", HOW)
 
 
 def test_every_setting_of_the_result_does(config: RunConfig) -> None:

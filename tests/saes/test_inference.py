@@ -35,6 +35,13 @@ def test_a_negative_threshold_lets_no_negative_latent_through() -> None:
     assert (sae.encode(torch.randn(30, 16, generator=torch.Generator().manual_seed(1))) >= 0).all()
 
 
+def test_latents_by_rank_are_the_same_with_static_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sae, x_BD = for_inference(trained("topk"), 1.0), torch.randn(30, 16, generator=torch.Generator().manual_seed(1))
+    dynamic_BF = sae.encode(x_BD)
+    monkeypatch.setattr("masked_sae.saes.inference.static_on", lambda device: True)
+    assert torch.equal(sae.encode(x_BD), dynamic_BF) and dynamic_BF.any()
+
+
 def test_either_thresholds_or_k() -> None:
     sae = for_inference(trained("topk"), 1.0)
     with pytest.raises(ValueError, match="either"):

@@ -56,6 +56,14 @@ def test_the_threshold_does_not_depend_on_the_batches(neox: LM) -> None:
     torch.testing.assert_close(thresholds[0], thresholds[1], rtol=1e-5, atol=1e-6)
 
 
+def test_the_threshold_is_the_same_with_static_shapes(neox: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out, sequences = held_out_of(neox), np.arange(40)
+    dynamic = calibrated(random_sae(neox.d_in), 5, read(neox, held_out, sequences, 4)).threshold_F
+    monkeypatch.setattr("masked_sae.training.calibration.static_on", lambda device: True)
+    static = calibrated(random_sae(neox.d_in), 5, read(neox, held_out, sequences, 4)).threshold_F
+    assert static is not None and dynamic is not None and torch.equal(static, dynamic)
+
+
 def test_where_too_few_latents_are_positive_all_of_them_stay(neox: LM) -> None:
     held_out, sequences = held_out_of(neox), np.arange(40)
     sae = random_sae(neox.d_in, bias=-1.0)

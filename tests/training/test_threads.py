@@ -1,17 +1,24 @@
-"""A run has the threads that it was begun with, whatever the machine, SLURM or a later command has."""
+"""A run has the threads that it was begun with, whatever the machine, SLURM or a later command has; and while it trains
+its own precision of matrix products.
+"""
 
 import json
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from masked_sae.activations.lm import LM
+from masked_sae.activations.stream import Batch
 from masked_sae.config import RunConfig
 from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.config_file import read_config
 from masked_sae.runs.run import Run, make_run
-from masked_sae.training.threads import DEFAULT_THREADS, threads_of, use_threads
+from masked_sae.training.sae_training import SAETraining
+from masked_sae.training.threads import DEFAULT_THREADS, matmul_precision, threads_of, use_threads
 from masked_sae.training.train_run import train_run
 from support.composing import small_config
 
@@ -78,3 +85,44 @@ def test_a_run_that_starts_over_has_no_threads_of_its_own_yet(
     forced = make_run(replace(config, force=True, trainer=replace(config.trainer, threads=2)), {})
     train_run(forced)
     assert threads_of(run.folder) == 2
+
+
+def test_a_precision_is_given_back_whatever_happens() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(ValueError, match="no reason"), matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise ValueError("no reason")
+    assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+def test_a_run_is_trained_with_its_own_and_measured_with_that_of_all(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    forwards: list[str] = []
+    learn, activations = SAETraining.learn, LM.activations_at
+
+    def noted_step(self: SAETraining, batch: Batch) -> None:
+        steps.append(torch.get_float32_matmul_precision())
+        learn(self, batch)
+
+    def noted_forward(*args: Any, **options: Any) -> Any:
+        forwards.append(torch.get_float32_matmul_precision())
+        return activations(*args, **options)
+
+    monkeypatch.setattr(SAETraining, "learn", noted_step)
+    monkeypatch.setattr(LM, "activations_at", noted_forward)
+    run = make_run(replace(config, trainer=replace(config.trainer, matmul_precision="high")), {})
+    assert train_run(run).status == "done"
+    assert set(steps) == {"high"} and len(steps) == 24
+    assert [precision for precision, _ in groupby(forwards)] == ["highest", "high", "highest"]  # the first try it out
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert read_config(run.folder.config).trainer.matmul_precision == "high"
+
+
+def test_runs_of_unlike_precision_share_no_forwards_and_no_name(config: RunConfig) -> None:
+    other = make_run(replace(config, trainer=replace(config.trainer, matmul_precision="high")), {})
+    run = make_run(config, {})
+    assert other.folder != run.folder and other.shares is not None and run.shares is not None
+    for shared in ("forwards", "batches", "lm_output"):
+        assert getattr(other.shares, shared) != getattr(run.shares, shared)

@@ -20,6 +20,7 @@ from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.run import make_run
 from masked_sae.runs.state import read_state
+from masked_sae.saes.sae import SHAPES
 from masked_sae.training.callbacks import checkpointing
 from masked_sae.training.train_run import train_run
 from support.composing import small_config
@@ -37,17 +38,6 @@ def baseline(config: RunConfig) -> RunFolder:
     """A run that nothing disturbed."""
     assert train_run(make_run(config, {})).status == "done"
     return make_run(config, {}).folder
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka", "relu", "jumprelu", "gated"])
-def test_on_cuda_a_run_is_trained_calibrated_and_measured(
-    architecture: str, neox_folder: Path, corpus_folder: Path, tmp_path: Path
-) -> None:
-    measured = ["eval=full", "eval.concepts=[token_class]", f"eval.cache_dir={tmp_path / 'cache'}"]
-    settings = [f"sae={architecture}", "trainer.device=cuda", *measured]
-    run = make_run(small_config(neox_folder, corpus_folder, tmp_path, *settings), {})
-    assert train_run(run).status == "done"
 
 
 def elsewhere(config: RunConfig, out: Path, **changes: object) -> tuple[RunConfig, RunFolder]:
@@ -84,6 +74,29 @@ def test_training_is_the_same_whether_it_is_validated_or_not(
     assert [row.items() <= other.items() for row, other in zip(curve(folder), curve(baseline), strict=True)] == [
         True
     ] * 12
+
+
+@pytest.mark.slow
+def test_with_static_shapes_a_run_ends_in_the_same_sae(
+    config: RunConfig, baseline: RunFolder, neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    """That of a `k` to the bit, and one whose sparsity is paid for to round-off; under another id."""
+    static = small_config(neox_folder, corpus_folder, tmp_path, "sae.shapes=static")
+    assert train_run(make_run(static, {})).status == "done"
+    assert make_run(static, {}).folder.run_id != baseline.run_id
+    assert all(map(torch.equal, weights_of(static), weights_of(config)))
+    paid = ["sae=jumprelu", "sae.encoder_norm_init=0.3"]
+    dynamic, static = (small_config(neox_folder, corpus_folder, tmp_path, *paid, f"sae.shapes={s}") for s in SHAPES[1:])
+    for one in (dynamic, static):
+        train_run(make_run(one, {}))
+    for ours, theirs in zip(weights_of(static), weights_of(dynamic), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def weights_of(config: RunConfig) -> list[torch.Tensor]:
+    """What the run left to the LM's readers, thresholds included."""
+    found = load_file(make_run(config, {}).folder.sae / "sae_weights.safetensors")
+    return [found[name] for name in sorted(found)]
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def sharing(
     data_seed: int,
     read: Any,
     initial: str | None = None,
+    matmul_precision: str | None = None,
 ) -> Sharing:
     """Digests of everything that a run's batches of activations depend on, and of nothing else of the run.
 
@@ -44,6 +45,7 @@ def sharing(
         text_masks: those that act on the text, and are not off.
         read: what stands for the content of text, tokenizer, weights and users' modules, as JSON has it.
         initial: what stands for the run that it begins with, whose scale its batches have.
+        matmul_precision: that the LM computes with; None: the default.
     """
     steps = data.train_tokens // data.batch_size
     window = min(max(1, data.window_tokens // data.batch_size), steps)
@@ -57,6 +59,8 @@ def sharing(
         "windows": math.ceil(steps / window) if text_masks else None,
         "dtype": data.cache_dtype,
     }
+    if matmul_precision is not None:
+        parts["matmul precision"] = matmul_precision
     forwards = _digest([parts, data.scale_tokens])
     scaled_by = [] if initial is None else [initial]
     return Sharing(forwards, _digest([forwards, lm.hook_name, *scaled_by]), _digest([parts, lm.hook_name]))

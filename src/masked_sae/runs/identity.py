@@ -5,10 +5,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from masked_sae.config import RunConfig
+from masked_sae.config import RunConfig, TrainerSettings
 from masked_sae.masks.run_masks import paper_rate
 from masked_sae.settings import without_neutral
 from masked_sae.text.tokenizer import SPELLED_SPECIAL_TOKENS
@@ -21,7 +21,7 @@ HOW = (
     "pack",
     "code",
     "prune",
-    "trainer",
+    *(f"trainer.{one.name}" for one in fields(TrainerSettings) if one.name != "matmul_precision"),
     "logger",
     "eval.cache_dir",
     *(f"data.{key}" for key in ("store_dir", "cache", "cache_dir", "cache_gib")),
@@ -88,13 +88,15 @@ def result_digest(config: RunConfig, read: Digests) -> str:
 
 
 def without(keys: Iterable[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """Takes these dotted keys out of the settings."""
+    """Takes these dotted keys out of the settings, and groups of which nothing is left."""
     for key in keys:
         holder = settings
         *parents, last = key.split(".")
         for parent in parents:
-            holder = holder[parent]
+            holder = holder.get(parent, {})
         holder.pop(last, None)
+        if parents and not holder:
+            settings.pop(parents[0], None)
     return settings
 
 

@@ -81,7 +81,8 @@ def make_run(config: RunConfig, swept: Mapping[str, str]) -> Run:
     text_masks = {name: config.mask[name] for name in masks.on_text.named}
     modules = [read.modules.get(f"mask.{name}._module_") for name in text_masks]
     contents = [read.text, read.tokenizer, read.weights, modules]
-    shares = sharing(config.lm, config.data, text_masks, config.data_seed, contents, read.initial)
+    precision = without_neutral(config.trainer).get("matmul_precision")
+    shares = sharing(config.lm, config.data, text_masks, config.data_seed, contents, read.initial, precision)
     return Run(RunFolder(folder), swept, config, read, shares=shares)
 
 

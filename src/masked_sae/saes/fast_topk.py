@@ -1,6 +1,6 @@
 """The k largest numbers of each row, where they are positive, found fast: what `topk_family.keep_largest` says plainly.
 
-Among equal numbers those that come first are kept. (On CUDA `largest` leaves that to `torch.topk`.)
+Among equal numbers those that come first are kept; with static shapes that is left to `torch.topk`.
 
 Axes: R rows, N numbers in a row, M blocks in a row, C candidates, A those kept.
 """
@@ -11,15 +11,20 @@ from torch import Tensor
 BLOCK = 32  # numbers; a power of 2
 
 
+def static_on(device: torch.device) -> bool:
+    """Whether shapes are static there unless somebody chooses: a CPU has no host that would wait for it."""
+    return device.type != "cpu"
+
+
 @torch.no_grad()
-def largest(pre_RN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest(pre_RN: Tensor, k: int, *, static: bool) -> tuple[Tensor, Tensor]:
     """The numbers that `keep_largest` keeps: their places in the flat `pre_RN`, ascending, (A,); and they, (A,).
 
-    On CUDA, `A` is always `k * R` and what is not positive comes as 0: no size depends on the data, so the host never
-    waits for the device.
+    Args:
+        static: `A` is always `k * R`, and what is not positive comes as 0.
     """
     pre_RN = pre_RN.contiguous()
-    if pre_RN.is_cuda:
+    if static:
         columns_RK = pre_RN.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
         values_RK = pre_RN.gather(1, columns_RK).clamp_min(0)
         first_R1 = torch.arange(0, pre_RN.numel(), pre_RN.shape[1], device=pre_RN.device)[:, None]
@@ -53,8 +58,8 @@ def _candidates(pre_RN: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _largest_of_ragged(rows_C: Tensor, values_C: Tensor, rows: int, k: int) -> Tensor:
     """Which of the values are among the `k` largest of their row, the first of equal ones, (C,) bool."""
-    starts_R = torch.searchsorted(rows_C, torch.arange(rows))
-    positions_C = torch.arange(len(rows_C)) - starts_R[rows_C]
+    starts_R = torch.searchsorted(rows_C, torch.arange(rows, device=rows_C.device))
+    positions_C = torch.arange(len(rows_C), device=rows_C.device) - starts_R[rows_C]
     longest = max(k, int(positions_C.max()) + 1 if len(positions_C) else 0)
     padded_RL = values_C.new_full((rows, longest), -torch.inf)
     padded_RL[rows_C, positions_C] = values_C

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from masked_sae.saes.fast_topk import largest
+from masked_sae.saes.fast_topk import largest, static_on
 from masked_sae.saes.sae import SAE
 from masked_sae.saes.sparse_latents import sparse_latents, sparse_rows
 
@@ -96,7 +96,7 @@ class InferenceSAE:
             return pre_BF.masked_fill_(pre_BF <= threshold_F, 0.0)
         if len(pre_BF) == 0:
             return pre_BF
-        places_A, values_A = largest(pre_BF, self.k)
+        places_A, values_A = largest(pre_BF, self.k, static=static_on(pre_BF.device))
         return pre_BF.zero_().view(-1).index_copy_(0, places_A, values_A).view_as(pre_BF)
 
     def encode_sparse(self, x: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ class PenalizedSettings(SAESettings):
 
 
 class PenalizedSAE(SAE):
-    """Trains by dense products at first, while many latents are active, and at their places alone once they are few; on
-    CUDA always by dense products.
+    """Trains by dense products at first, while many latents are active, and at their places alone once they are few;
+    with static shapes always by dense products.
 
     At first half of the latents are active. With encoder rows of the decoder's norm they give back `d_sae / 2 d_in`
     times an activation, and the price drives down more than that: what is left of training is spent on coming back.
@@ -118,7 +118,7 @@ class PenalizedSAE(SAE):
         """Pre-activations, and the support that they are on."""
         pre_BF = hide_latents(self.pre_activations(x_BD))
         sparse = None
-        if not (self.reference or pre_BF.is_cuda):
+        if not (self.reference or self.has_static_shapes):
             sparse = support_above(pre_BF.detach(), self.matters_above(), MOST)
         if sparse is None:
             return pre_BF, FullSupport()

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from masked_sae.saes.fast_topk import static_on
+
 HideLatents = Callable[[Tensor], Tensor]
 Draws = Callable[[], torch.Generator]
+SHAPES = ("auto", "static", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class SAE(nn.Module, ABC):
         dead_after_tokens: a latent is dead after that many activations without firing.
         compute_dtype: of the encoder's product; the rest is in the parameters' dtype.
         reference: train by the plain version, with dense products; the same to round-off.
+        shapes: dynamic: a step computes with as many numbers as matter in its batch, which the host has to be told;
+            static: with as many in every batch, so that the host never waits for the device; auto: dynamic on a CPU,
+            static elsewhere.
         generator: draws the initial weights.
     """
 
@@ -91,11 +97,13 @@ class SAE(nn.Module, ABC):
         dead_after_tokens: int = 10_000_000,
         compute_dtype: torch.dtype = torch.float32,
         reference: bool = False,
+        shapes: str = "auto",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.d_in, self.d_sae = d_in, d_sae
-        self.dead_after_tokens, self.compute_dtype, self.reference = dead_after_tokens, compute_dtype, reference
+        self.dead_after_tokens, self.compute_dtype = dead_after_tokens, compute_dtype
+        self.reference, self.shapes = reference, shapes
         directions_FD = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
         self.W_dec_FD = nn.Parameter(directions_FD)
         self.W_enc_FD = nn.Parameter(directions_FD.clone())  # tied at the start only
@@ -107,6 +115,10 @@ class SAE(nn.Module, ABC):
     def W_enc_DF(self) -> Tensor:  # noqa: N802
         """The encoder's weights as `x W_enc` takes them, a view."""
         return self.W_enc_FD.T
+
+    @property
+    def has_static_shapes(self) -> bool:
+        return self.shapes == "static" or (self.shapes == "auto" and static_on(self.b_enc_F.device))
 
     @abstractmethod
     def encode(self, x_BD: Tensor) -> Tensor:
@@ -143,7 +155,7 @@ class SAE(nn.Module, ABC):
         Args:
             step: from 0.
             steps: of the whole training.
-            draws: gives a generator of this step's own.
+            draws: gives a generator of this step's own, on the device of the parameters.
         """
 
     def training_output(

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from masked_sae import checks
-from masked_sae.saes.sae import SAE
-from masked_sae.settings import OwnModule, find_ours, find_own, makes, setting
+from masked_sae.saes.sae import SAE, SHAPES
+from masked_sae.settings import OwnModule, find_ours, find_own, makes, neutral, setting
 
 PACKAGE = "masked_sae.saes"
 CALIBRATIONS = ("clean", "none")
@@ -20,6 +20,7 @@ class SAESettings(OwnModule):
     dead_after_tokens: a latent is dead after that many activations without firing.
     compute_dtype: of the encoder's product.
     reference: train by dense products.
+    shapes: of what a step computes with; see `sae.SAE`.
     calibrate: clean: after training, thresholds that give clean text the L0 of training; none: those learned.
     calibration_tokens: held-out activations that they are set on.
     """
@@ -29,6 +30,7 @@ class SAESettings(OwnModule):
     dead_after_tokens: int = setting(unit="activations")
     compute_dtype: str
     reference: bool
+    shapes: str = neutral("auto", label="shapes of a step")
     calibrate: str
     calibration_tokens: int = setting(unit="activations")
 
@@ -56,6 +58,7 @@ class SAESettings(OwnModule):
         checks.count("sae.dead_after_tokens", self.dead_after_tokens)
         checks.count("sae.calibration_tokens", self.calibration_tokens)
         checks.one_of("sae.calibrate", self.calibrate, CALIBRATIONS)
+        checks.one_of("sae.shapes", self.shapes, SHAPES)
         checks.one_of("sae.compute_dtype", self.compute_dtype, checks.DTYPES)
 
     def shared(self, generator: torch.Generator) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class SAESettings(OwnModule):
             "dead_after_tokens": self.dead_after_tokens,
             "compute_dtype": getattr(torch, self.compute_dtype),
             "reference": self.reference,
+            "shapes": self.shapes,
             "generator": generator,
         }
 

@@ -24,7 +24,7 @@ class TopKSAE(TopKFamilySAE):
 
     def encode(self, x_BD: Tensor) -> Tensor:
         pre_BF = self.pre_activations(x_BD)
-        places_A, _ = largest(pre_BF, self.k)
+        places_A, _ = largest(pre_BF, self.k, static=self.has_static_shapes)
         active_BF = torch.zeros_like(pre_BF, dtype=torch.bool)
         active_BF.view(-1)[places_A] = True
         return torch.where(active_BF, pre_BF.clamp_min(0), 0.0)

@@ -4,7 +4,7 @@ Axes: B activations, D `d_in`, F `d_sae`, G groups of latents (1 but in Matryosh
 
 A training step comes in two versions with the same results to round-off. The plain one, `_reference_step`, is dense
 products and autograd: the reference, and all that has to be read to know what a step computes. The sparse one, the
-default, computes only with the active latents; see `selection.py` and `sparse.py`.
+default, computes only with the active latents; see `fast_topk.py` and `sparse_step.py`.
 """
 
 from abc import abstractmethod
@@ -118,7 +118,7 @@ class TopKFamilySAE(SAE):
 
     def begin_step(self, step: int, steps: int, draws: Draws) -> None:
         if self.orthogonality > 0 and self.orthogonality_chunk < self.d_sae:
-            self._chunk_order_F = torch.randperm(self.d_sae, generator=draws()).to(self.W_dec_FD.device)
+            self._chunk_order_F = torch.randperm(self.d_sae, generator=draws(), device=self.W_dec_FD.device)
 
     def select(self, pre_BF: Tensor) -> Tensor:
         """Latents in training: pre-activations (B, F), the chosen ones kept where positive, all others 0."""
@@ -164,17 +164,18 @@ class TopKFamilySAE(SAE):
         )
 
     def _sparse_step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents) -> TrainingOutput:
-        batch = len(x_BD)
+        batch, static = len(x_BD), self.has_static_shapes
         with torch.no_grad():
             pre_BF = hide_latents(self.pre_activations(x_BD))
-            active = Active.of(*largest(*self.competitors(pre_BF)), batch, self.group_ends_G, self.d_sae)
+            selected = largest(*self.competitors(pre_BF), static=static)
+            active = Active.of(*selected, batch, self.group_ends_G, self.d_sae)
             if self.training:
                 self.learn_from(active.values_A)
             dead_F = self._count_silence(active.fired(), batch)
             revived = None
             if self._revives(dead_F):
                 dead_BF = pre_BF.masked_fill_(~dead_F, -torch.inf)
-                strongest = largest(dead_BF, min(self.aux_k, self.d_sae))
+                strongest = largest(dead_BF, min(self.aux_k, self.d_sae), static=static)
                 revived = Active.of(*strongest, batch, self.group_ends_G[-1:], self.d_sae)
                 del dead_BF
             del pre_BF
@@ -205,9 +206,9 @@ class TopKFamilySAE(SAE):
 
         Auxiliary-k loss of Gao et al. 2024 (arXiv 2406.04093, section A.2): `||e - e_hat||^2` with
         `e = target - x_hat` (no gradient) and `e_hat` the decoding, without bias, of the dead latents' top `aux_k`.
-        On CUDA always, since to ask is to wait for the device: without dead latents the loss has no gradient.
+        With static shapes always: without dead latents it has no gradient.
         """
-        return self.aux_k > 0 and (dead_F.is_cuda or bool(dead_F.any()))
+        return self.aux_k > 0 and (self.has_static_shapes or bool(dead_F.any()))
 
 
 def _of_mean_1(group_weights: Sequence[float], groups: int) -> Tensor:

@@ -10,6 +10,7 @@ from masked_sae.runs.initial import Initial, as_initial, load_initial
 from masked_sae.runs.run import Run
 from masked_sae.saes import InferenceSAE
 from masked_sae.training.assemble import TrainingParts
+from masked_sae.training.threads import matmul_precision
 
 Guard = Callable[[Run], AbstractContextManager[None]]  # an error inside is that run's, and no other's
 
@@ -47,7 +48,10 @@ def _measure_statistics(candidates: Sequence[tuple[Candidate, InferenceSAE | Non
     """Measures them for all, and brings the SAEs from elsewhere that some begin with to their scale."""
     config, parts = candidates[0][0].run.config, candidates[0][0].parts
     lms = {one.parts.lm.hook_name: one.parts.lm for one, _ in candidates}
-    measured = measure_statistics(list(lms.values()), parts.sequences, config.data.scale_tokens, config.lm.batch_size)
+    with matmul_precision(config.trainer.matmul_precision):  # one for all of a pack: runs of others share no forwards
+        measured = measure_statistics(
+            list(lms.values()), parts.sequences, config.data.scale_tokens, config.lm.batch_size
+        )
     found = dict(zip(lms, measured, strict=True))
     for one, sae in candidates:
         with of_run(one.run):

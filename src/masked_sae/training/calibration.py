@@ -16,7 +16,7 @@ from masked_sae.activations.held_out import activation_batches, sequences_to_cal
 from masked_sae.activations.lm import LM
 from masked_sae.activations.sequences import Sequences
 from masked_sae.saes import InferenceSAE
-from masked_sae.saes.fast_topk import largest
+from masked_sae.saes.fast_topk import largest, static_on
 from masked_sae.saes.settings import SAESettings
 
 _SPARE = 4  # times `l0`: latents of a batch that are looked at first,
@@ -122,7 +122,8 @@ def raised(sae: InferenceSAE, l0: float, batches: Iterable[Tensor]) -> Inference
 
 
 def _largest_values(pre_BF: Tensor, count: int) -> Tensor:
-    _, values_A = largest(pre_BF.reshape(1, -1), min(count, pre_BF.numel()))
+    count = min(count, pre_BF.numel())
+    _, values_A = largest(pre_BF.reshape(1, -1), count, static=static_on(pre_BF.device))
     return values_A[values_A > 0]
 
 

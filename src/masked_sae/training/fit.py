@@ -12,6 +12,7 @@ from masked_sae.training.datamodule import ActivationDataModule
 from masked_sae.training.module import PackModule
 from masked_sae.training.run_in_training import RunInTraining
 from masked_sae.training.stop_signals import StopRequest
+from masked_sae.training.threads import matmul_precision
 
 
 def fit(
@@ -36,6 +37,7 @@ def fit(
     )
     stop.listen()
     try:
-        trainer.fit(module, datamodule=ActivationDataModule(stream, members))
+        with matmul_precision(members[0].run.config.trainer.matmul_precision):
+            trainer.fit(module, datamodule=ActivationDataModule(stream, members))
     finally:
         stop.close()

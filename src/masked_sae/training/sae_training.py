@@ -73,7 +73,7 @@ class SAETraining(nn.Module):
             )
 
     def _draws(self) -> torch.Generator:
-        return torch_generator(self.seed, "SAE's step", self.step)
+        return torch_generator(self.seed, "SAE's step", self.step, self.sae.b_enc_F.device)
 
     def _mask_latents(self, pre_BF: Tensor) -> Tensor:
         return self.masks.mask_latents(pre_BF, self.step)

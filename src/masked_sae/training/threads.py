@@ -1,5 +1,9 @@
-"""How many threads torch computes with on the CPU: a run's own number, since sums depend on it in their last bits."""
+"""What torch computes with: so many threads on the CPU, a run's own number, since sums depend on it in their last bits;
+and the precision of matrix products.
+"""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -50,3 +54,14 @@ def threads_of(folder: RunFolder) -> int | None:
         return recorded
     attempts = read_attempts(folder.attempts)
     return attempts[0].threads if attempts else None
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Generator[None]:
+    """Products of float32 matrices are of this precision inside, and after it of the one that they were of before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
