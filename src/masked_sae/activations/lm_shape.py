@@ -4,7 +4,7 @@ It is read as the real one is, by the same bridge at the same hook points, so wh
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,22 +124,22 @@ class LivePeak(TorchDispatchMode):
         given = _storages((args, kwargs))  # what a view shows is no memory of its own
         made = func(*args, **(kwargs or {}))
         self._live = {key: one for key, one in self._live.items() if not one[0].expired()}
-        for key, storage in _storages(made).items():
-            if key not in self._live and key not in given:
-                self._live[key] = (StorageWeakRef(storage), storage.nbytes())
+        new = {key: one for key, one in _storages(made).items() if key not in given}
+        self._live = new | self._live
         self.peak = max(self.peak, sum(size for _, size in self._live.values()))
         return made
 
 
-def _storages(values: Any) -> dict[int, Any]:
-    """Of all tensors among these, by their address."""
+def _storages(values: Any) -> dict[int, tuple[StorageWeakRef, int]]:
+    """Of all tensors among these, by their address, with their bytes."""
     tensors = [one for one in tree_leaves(values) if isinstance(one, Tensor) and one.layout == torch.strided]
     storages = [tensor.untyped_storage() for tensor in tensors]
-    return {storage._cdata: storage for storage in storages}
+    found = [(StorageWeakRef(storage), storage.nbytes()) for storage in storages]
+    return {reference.cdata: (reference, size) for reference, size in found}
 
 
 @contextmanager
-def _warnings_ignored() -> Iterator[None]:
+def _warnings_ignored() -> Generator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

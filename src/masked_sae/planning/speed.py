@@ -128,8 +128,8 @@ def speed_of(config: RunConfig) -> Speed | None:
         return MeasuredSpeed()
     if config.plan_tflops is None:
         return None
-    given = config.plan_tflops
-    by_dtype = given if isinstance(given, dict) else dict.fromkeys(("float32", "bfloat16"), given)
+    given: Any = config.plan_tflops
+    by_dtype: dict[Any, Any] = given if isinstance(given, dict) else dict.fromkeys(("float32", "bfloat16"), given)
     return GivenSpeed({str(dtype): float(tflops) for dtype, tflops in by_dtype.items()}, config.plan_utilization)
 
 
