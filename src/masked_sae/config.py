@@ -255,7 +255,8 @@ def _check_plan(config: RunConfig) -> None:
     if given is not None and not config.plan:
         raise InputError(given, asked[given], "plan=true beside it, which starts nothing")
     tflops = config.plan_tflops
-    for value in tflops.values() if isinstance(tflops, dict) else [] if tflops is None else [tflops]:
+    numbers = [] if tflops is None else list(tflops.values()) or [None] if isinstance(tflops, dict) else [tflops]
+    for value in numbers:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _MOST_TFLOPS:
             valid = f"a device's TFLOP/s, above 0 and at most {_MOST_TFLOPS:,}: a number, or {{float32:N,bfloat16:M}}"
             raise InputError("plan_tflops", tflops, valid)

@@ -37,7 +37,8 @@ from masked_sae.training.train_pack import train_pack
 from support.making import compose
 
 def kilobytes(name):
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 overrides, members = json.loads(sys.argv[1])
 runs = make_runs([(compose([*overrides, f"sae.k={k}"]), {"sae.k": k}) for k in members])
@@ -70,4 +71,5 @@ def test_a_pack_of_a_gigabyte_takes_what_was_told(corpus_folder: Path, tmp_path:
     )
     assert done.returncode == 0, done.stderr
     grown = int(done.stdout.splitlines()[-1])
+    print(memory.peak, grown, memory.parts)
     assert memory.peak == pytest.approx(grown, rel=0.15), memory.parts
