@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from masked_sae.config import RunConfig
+from masked_sae.config import RunConfig, check
 from masked_sae.errors import InputError
 from masked_sae.planning.bill import Bill, bill_of
 from masked_sae.planning.show import show_plan
@@ -190,8 +190,6 @@ def test_a_search_is_its_first_member_so_often(make: Make) -> None:
     ],
 )
 def test_bad_values_are_refused_in_a_line(overrides: list[str], said: str) -> None:
-    from masked_sae.config import check
-
     with pytest.raises(InputError) as refused:
         check(compose(overrides))
     assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
@@ -211,15 +209,15 @@ def test_a_file_in_a_folder_that_is_not_there_is_refused_first(make: Make, tmp_p
         (["-m", "sae.k=4,8", "mask.token.rate=0,0.3"], ["1       2", "2       2", "all     4"]),
         (["-m", "sae.k=4,8", "hydra/launcher=workstation", "hydra.launcher.workers=2"], ["1       1", "2       1"]),
         (["-m", "sae.k=4,8", "hydra/launcher=slurm", "hydra.launcher.mem_gb=8"], ["1       2", "all     2"]),
-        (["-m", "+sweep=search", "hydra.sweeper.n_trials=7"], ["1       1", "x 7     7"]),
+        (["-m", "+sweep=search", "hydra.sweeper.n_trials=7", "objective=core/mse"], ["1       1", "x 7     7"]),
     ],
     ids=["one", "sweep", "workstation", "slurm", "search"],
 )
 def test_every_training_command_can_be_planned(
     words: list[str], rows: list[str], neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
-    settings = [*small_overrides(neox_folder, corpus_folder, tmp_path), *PLAN]
-    done = command([*words, *settings], COLUMNS="80")
+    settings = [*small_overrides(neox_folder, corpus_folder, tmp_path), "plan=true"]
+    done = command([*settings, *words], COLUMNS="80")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert all(any(line.startswith(row) for line in lines) for row in rows), done.stdout

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from masked_sae.files import write_json
 from masked_sae.planning.bill import Bill, JobBill
-from masked_sae.training.memory import gib
 
 _WIDTH = 80
 _UNKNOWN = "?"
@@ -35,14 +34,15 @@ def lines_of(bill: Bill) -> list[str]:
     lines.append("Arithmetic in FLOP, a multiplication and an addition being two; memory of a device at one time.")
     largest = max((job for job in bill.jobs if job.memory), key=lambda job: job.memory.peak, default=None)  # pyright: ignore[reportOptionalMemberAccess]
     if largest is not None and largest.memory is not None:
-        parts = ", ".join(f"{name} {gib(size)}" for name, size in largest.memory.parts.items())
+        parts = ", ".join(f"{name} {_size(size)}" for name, size in largest.memory.parts.items())
         lines.append(f"memory of the largest job: {parts}; a forward and a step take turns")
     if bill.foreseen.place.memory is not None:
-        lines.append(f"memory that there is: {gib(bill.foreseen.place.memory)}")
+        lines.append(f"memory that there is: {_size(bill.foreseen.place.memory)}")
     to_fetch = sum(text.to_fetch for text in bill.texts.values())
-    stores = [text.store for text in bill.texts.values() if text.store is not None]
-    lm = "" if not bill.lm_bytes else f", the LM's {gib(bill.lm_bytes)}"
-    lines.append(f"to fetch: text of {to_fetch:,} tokens{lm}; token stores to write: {gib(sum(stores))}")
+    stores = [text.store for text in bill.texts.values()]
+    to_write = _UNKNOWN if None in stores else _size(sum(size or 0 for size in stores))
+    lm = "" if not bill.lm_bytes else f", the LM's {_size(bill.lm_bytes)}"
+    lines.append(f"to fetch: text of {to_fetch:,} tokens{lm}; token stores to write: {to_write}")
     if bill.assumed:
         lines.append(f"time: {bill.assumed}; without evaluation, checkpoints and tokenizing")
         at_once = bill.foreseen.place.at_once
@@ -120,8 +120,8 @@ def _row(name: str, job: JobBill) -> list[str]:
         _short(job.reading.flops),
         _short(job.dense),
         _short(job.sparse),
-        _UNKNOWN if job.memory is None else gib(job.memory.peak),
-        _UNKNOWN if job.files is None else gib(job.files.total),
+        _UNKNOWN if job.memory is None else _size(job.memory.peak),
+        _UNKNOWN if job.files is None else _size(job.files.total),
         _time(job.seconds.total),
     ]
 
@@ -138,8 +138,8 @@ def _total(bill: Bill) -> list[str]:
         _short(_sum([job.reading.flops for job in bill.jobs], times)),
         _short(_sum([job.dense for job in bill.jobs], times)),
         _short(_sum([job.sparse for job in bill.jobs], times)),
-        gib(max(peaks)) if peaks else _UNKNOWN,
-        _UNKNOWN if disk is None else gib(disk + stores),
+        _size(max(peaks)) if peaks else _UNKNOWN,
+        _UNKNOWN if disk is None else _size(disk + stores),
         _time(_sum([job.seconds.total for job in bill.jobs], times)),
     ]
 
@@ -151,6 +151,10 @@ def _short(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.3g}{prefix}" if value < 1000 * size else f"{value / size:,.0f}{prefix}"
     return f"{value:.3g}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.3g} GiB" if size >= 2**30 else f"{size / 2**20:,.3g} MiB"
 
 
 def _time(seconds: float | None) -> str:
