@@ -136,6 +136,13 @@ def test_what_slurm_does_not_tell_is_unknown(make: Make) -> None:
     assert known.foreseen.place.memory == 4 * 2**30 and known.elapsed is not None
 
 
+def test_times_that_were_measured_here_are_told_from_those_of_a_job(make: Make) -> None:
+    runs = make("plan_tflops=null", "plan_measure=true", ks=(4,), rates=(0.0,))
+    said = "the speed of what a job gets: the times are those of this machine"
+    assert said in bill(jobs_on_slurm(runs, {"mem_gb": 4})).unknown
+    assert said not in bill(jobs_here(runs)).unknown
+
+
 def test_what_does_not_fit_is_said_with_a_key_that_helps(make: Make) -> None:
     foreseen = jobs_here(make("sae.d_sae=4096"))
     small = replace(foreseen, place=Place(False, 2**20))

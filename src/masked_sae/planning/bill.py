@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from masked_sae.planning.disk import RunFiles, Text, files_of, lm_to_fetch, text_of
 from masked_sae.planning.memory import Memory, memory_of
 from masked_sae.planning.reading import Reading, reading_of
-from masked_sae.planning.speed import Seconds, Speed
+from masked_sae.planning.speed import MeasuredSpeed, Seconds, Speed
 from masked_sae.planning.step import step_flops, steps_of
 from masked_sae.runs.run import Run
 from masked_sae.sweeps.foreseen import Foreseen
@@ -69,8 +69,7 @@ def bill_of(foreseen: Foreseen, speed: Speed | None) -> Bill:
     """Raises:
     InputError: an LM, a hook point or a text is not there.
     """
-    on_cuda = bool(foreseen.place.on_cuda)
-    jobs = [_job(pack, speed, on_cuda) for pack in foreseen.packs]
+    jobs = [_job(pack, speed, foreseen.place.on_cuda) for pack in foreseen.packs]
     texts: dict[str, Text] = {}
     lms: dict[tuple[str, str | None], int | None] = {}
     for pack, job in zip(foreseen.packs, jobs, strict=True):
@@ -131,6 +130,8 @@ def _unknown(
         found.append(f"memory that there is: {place.unknown}")
     if speed is None:
         found.append("time: plan_measure=true takes a few steps here, plan_tflops=N counts by a device's speed")
+    if isinstance(speed, MeasuredSpeed) and not place.here:
+        found.append("the speed of what a job gets: the times are those of this machine")
     found += [f"time: {job.seconds.unknown}" for job in jobs if job.seconds.unknown]
     if speed is not None and place.at_once is None:
         found.append("time to the end: how many jobs run at once")

@@ -154,7 +154,8 @@ def _short(value: float | None) -> str:
 
 
 def _size(size: int) -> str:
-    return f"{size / 2**30:,.3g} GiB" if size >= 2**30 else f"{size / 2**20:,.3g} MiB"
+    count, unit = (size / 2**30, "GiB") if size >= 2**30 else (size / 2**20, "MiB")
+    return f"{count:,.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
 
 
 def _time(seconds: float | None) -> str:

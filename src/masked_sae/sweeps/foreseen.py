@@ -22,15 +22,16 @@ class Place:
     """Where a job trains, as far as is known.
 
     Attributes:
-        on_cuda: None where nothing tells.
         memory: bytes of the device; None where nothing tells: `unknown` says why.
         at_once: jobs that train side by side; None where nothing tells.
+        here: whether it is this machine.
     """
 
-    on_cuda: bool | None
+    on_cuda: bool
     memory: int | None
     unknown: str = ""
     at_once: int | None = 1
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,11 @@ def jobs_on_slurm(runs: Sequence[Run], settings: Mapping[str, Any]) -> Foreseen:
     gpus = any(value for key, value in asked.items() if "gpu" in str(key) or "gres" in str(key))
     devices = {run.config.trainer.device for run in left}
     if gpus or devices == {"cuda"}:
-        place = Place(True, None, "which GPU a job gets", at_once)
+        place = Place(True, None, "which GPU a job gets", at_once, here=False)
     elif isinstance(memory, (int, float)):
-        place = Place(False, int(memory * 2**30), at_once=at_once)
+        place = Place(False, int(memory * 2**30), at_once=at_once, here=False)
     else:
-        place = Place(False, None, "what a job may use: hydra.launcher.mem_gb is null", at_once)
+        place = Place(False, None, "what a job may use: hydra.launcher.mem_gb is null", at_once, here=False)
     return _foreseen(runs, left, fits_in_job(settings), place, at_once or 1)
 
 
