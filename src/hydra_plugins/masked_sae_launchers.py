@@ -25,6 +25,7 @@ from masked_sae.errors import InputError
 if TYPE_CHECKING:
     from masked_sae.config import RunConfig
     from masked_sae.runs.run import Run
+    from masked_sae.sweeps.foreseen import Foreseen
 
 _SHOWN_AFTER_SECONDS = 1.0
 _MOST_WORKERS = 1024
@@ -101,6 +102,10 @@ class SweepLauncher(Launcher):
         """
         raise NotImplementedError
 
+    def foresee(self, runs: "Sequence[Run]") -> "Foreseen":
+        """The jobs that it would have of these."""
+        raise NotImplementedError
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if not self._searches:
             self.train_and_end(job_overrides)
@@ -109,6 +114,9 @@ class SweepLauncher(Launcher):
 
         assert self._config is not None
         configs = self._configs(job_overrides)
+        if any(config.plan for config in configs):
+            valid = "false, but for sweeps and hydra/sweeper=search: another sweeper's members are known as it goes"
+            raise InputError("plan", True, valid)
         check_search(configs[0])
         self._say_direction(configs[0])
         runs = self._named(configs, job_overrides)
@@ -122,7 +130,16 @@ class SweepLauncher(Launcher):
         runs = self._named(self._configs(job_overrides), job_overrides)
         from masked_sae.sweeps.local import distinct
 
-        self.train(distinct(runs), of_search=False)
+        if any(run.config.plan for run in runs):
+            self.show_plan(self.foresee(distinct(runs)), runs[0].config)
+        else:
+            self.train(distinct(runs), of_search=False)
+
+    def show_plan(self, foreseen: "Foreseen", config: "RunConfig") -> None:
+        """What the jobs would take, in place of them."""
+        from masked_sae.planning.show import show_plan
+
+        show_plan(foreseen, config)
 
     def config_of(self, overrides: Sequence[str]) -> "RunConfig":
         """A member's configuration, checked."""
@@ -208,6 +225,11 @@ class LocalLauncher(SweepLauncher):
 
         train_here(runs, self.command, of_search=of_search)
 
+    def foresee(self, runs: "Sequence[Run]") -> "Foreseen":
+        from masked_sae.sweeps.foreseen import jobs_here
+
+        return jobs_here(runs)
+
 
 class WorkstationLauncher(SweepLauncher):
     """Trains the packs of a sweep side by side on this machine.
@@ -231,6 +253,11 @@ class WorkstationLauncher(SweepLauncher):
 
         train_on_workstation(runs, workers, self.command, of_search=of_search)
 
+    def foresee(self, runs: "Sequence[Run]") -> "Foreseen":
+        from masked_sae.sweeps.foreseen import jobs_on_workstation
+
+        return jobs_on_workstation(runs, _number_of_workers(self._workers))
+
 
 class SlurmLauncher(SweepLauncher):
     """Submits the packs of a sweep as one SLURM array through submitit, and waits for them unless detached.
@@ -250,6 +277,11 @@ class SlurmLauncher(SweepLauncher):
 
         chosen = str(self._config.hydra.runtime.choices.get("hydra/launcher", "slurm"))
         submit_and_wait(runs, self._settings, self.command, launcher=chosen, of_search=of_search)
+
+    def foresee(self, runs: "Sequence[Run]") -> "Foreseen":
+        from masked_sae.sweeps.foreseen import jobs_on_slurm
+
+        return jobs_on_slurm(runs, self._settings)
 
 
 def _returned(run: "Run", overrides: Sequence[str]) -> JobReturn:

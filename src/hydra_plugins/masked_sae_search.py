@@ -75,7 +75,14 @@ class SearchSweeper(Sweeper):
             pruner=self._pruner,
             command=launcher.command,
         )
-        if self._confirm is None:
+        if self._confirm is None and config.plan:
+            from masked_sae.sweeps.foreseen import of_search
+            from masked_sae.sweeps.outcome import check_search
+
+            check_search(config)
+            member = launcher.foresee([launcher.run_of(space.overrides(space.first()))])
+            launcher.show_plan(of_search(member, self._n_trials, plan.at_once), config)
+        elif self._confirm is None:
             search(plan, launcher)
         else:
             launcher.train_and_end(jobs_to_confirm(plan, self._confirm))

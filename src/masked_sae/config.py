@@ -30,6 +30,7 @@ CODES = ("submitted", "current", "live")
 MOST_THREADS = 1024  # more than the CPUs of any node; at tens of thousands torch dies of them
 _SMALLEST_LR, _LARGEST_LR = 1e-12, 1e38
 _LARGEST_NUMBER = 10**100
+_MOST_TFLOPS = 10**6
 _LONGEST_NAME = 200  # bytes: files beside the folder have longer names
 _LONGEST_PROJECT, _LONGEST_TAG = 128, 64  # as W&B's client has it
 
@@ -118,6 +119,11 @@ class RunConfig(MeasuringConfig):
     optim: OptimSettings
     init_from: str | None = neutral(None)  # a run that is done, or an SAE of anybody's, that this one begins with
     objective: Any = neutral(None)  # noqa: RUF009 - a field; a metric that a search looks for, or several
+    plan: bool = neutral(False)  # starts nothing, and says what training would take
+    plan_measure: bool = neutral(False)  # at the speed of a few steps here
+    plan_tflops: Any = neutral(None)  # noqa: RUF009 - a field; of a device: a number, or one for each dtype
+    plan_utilization: float | None = neutral(None)
+    plan_json: str | None = neutral(None)
 
 
 def typed_config(config: DictConfig) -> RunConfig:
@@ -215,6 +221,7 @@ def check(config: RunConfig) -> None:
         value = getattr(config.trainer, key)
         if value is not None:
             checks.count(f"trainer.{key}", value)
+    _check_plan(config)
     for key, value in leaves(config):  # what no check above bounds, of a user's own settings too
         if isinstance(value, float):
             checks.finite(key, value)
@@ -243,6 +250,32 @@ def check_measuring(config: RunConfig) -> None:
         raise InputError("name", config.name, "a folder name")
     if len(checks.os_bytes(config.name)) > _LONGEST_NAME:
         raise InputError("name", f"{config.name[:40]}…", f"a folder name of at most {_LONGEST_NAME} bytes")
+
+
+def _check_plan(config: RunConfig) -> None:
+    asked = {key: getattr(config, key) for key in ("plan_measure", "plan_tflops", "plan_utilization", "plan_json")}
+    given = next((key for key, value in asked.items() if value not in (None, False)), None)
+    if given is not None and not config.plan:
+        raise InputError(given, asked[given], "plan=true beside it, which starts nothing")
+    tflops = config.plan_tflops
+    numbers = [] if tflops is None else list(tflops.values()) or [None] if isinstance(tflops, dict) else [tflops]
+    for value in numbers:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _MOST_TFLOPS:
+            valid = f"a device's TFLOP/s, above 0 and at most {_MOST_TFLOPS:,}: a number, or {{float32:N,bfloat16:M}}"
+            raise InputError("plan_tflops", tflops, valid)
+    for dtype in tflops if isinstance(tflops, dict) else ():
+        checks.one_of("plan_tflops", dtype, checks.DTYPES)
+    if config.plan_measure and tflops is not None:
+        raise InputError("plan_measure", True, "false beside plan_tflops: a speed is measured or given")
+    if config.plan_utilization is not None:
+        if tflops is None:
+            raise InputError(
+                "plan_utilization", config.plan_utilization, "plan_tflops beside it, that it is a share of"
+            )
+        checks.above("plan_utilization", config.plan_utilization, 0)
+        checks.at_most("plan_utilization", config.plan_utilization, 1)
+    if config.plan_json is not None:
+        checks.path("plan_json", config.plan_json)
 
 
 def _check_wandb(wandb: WandbSettings) -> None:

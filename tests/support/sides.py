@@ -12,6 +12,11 @@ SIDES = {
     "code": OUT,
     "prune": OUT,
     "objective": OUT,
+    "plan": OUT,
+    "plan_measure": OUT,
+    "plan_tflops": OUT,
+    "plan_utilization": OUT,
+    "plan_json": OUT,
     "lm.name": BY_CONTENT,
     "lm.revision": BY_CONTENT,
     "lm.hook_name": IN,
@@ -138,4 +143,6 @@ OTHERWISE = {
     "eval.own": "{}",
 }
 PLACES = ("output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir")  # another in every run of the tests
-EXCEPTED = ("detach", "trainer.device", "trainer.threads")  # the first is for sweeps on SLURM alone
+# The first is for sweeps on SLURM alone; where there is a plan nothing is trained.
+PLANNING = ("plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json")
+EXCEPTED = ("detach", "trainer.device", "trainer.threads", *PLANNING)

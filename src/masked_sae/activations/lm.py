@@ -221,8 +221,7 @@ def load_lm(
     read_lm_config(name, folder)
     tokenizer = tokenizer or load_tokenizer(name, revision)
     try:
-        with _quiet():
-            bridge, reader = _boot(name, folder, dtype, device)
+        bridge, reader = _boot(name, folder, dtype, device)
     except InputError:
         raise
     except Exception as error:
@@ -240,21 +239,38 @@ def load_lm(
 
 
 def _boot(name: str, folder: Path, dtype: str, device: str) -> tuple[Any, WeightReader]:
+    readers: list[WeightReader] = []
+
+    def reading(model_class: Any) -> WeightReader:
+        readers.append(WeightReader(model_class, name))
+        return readers[0]
+
+    from transformers import AutoConfig
+
+    check_sizes(name, folder, AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    bridge = boot(folder, dtype, device, reading)
+    return bridge, readers[0]
+
+
+def boot(folder: Path, dtype: str, device: str, reading: Callable[[Any], Any]) -> Any:
+    """A `TransformerBridge` of a folder with a configuration and a tokenizer.
+
+    Args:
+        reading: given the library's class of models, what makes the model in its place.
+    """
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.sources import transformers as source
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    check_sizes(name, folder, config)
     model_class = source.get_hf_model_class_for_architecture(source.determine_architecture_from_hf_config(config))
-    reader = WeightReader(model_class, name)
-    bridge = TransformerBridge.boot_transformers(
-        str(folder),
-        dtype=getattr(torch, dtype),
-        device=device,
-        model_class=reader,  # pyright: ignore[reportArgumentType] - of a class it calls from_pretrained alone
-    )
-    return bridge, reader
+    with _quiet():
+        return TransformerBridge.boot_transformers(
+            str(folder),
+            dtype=getattr(torch, dtype),
+            device=device,
+            model_class=reading(model_class),  # of a class it calls from_pretrained alone
+        )
 
 
 def _refuse_ids_beyond(name: str, bridge: Any, tokenizer: Any) -> None:

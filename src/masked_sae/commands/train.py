@@ -20,6 +20,11 @@ def _main(config: DictConfig) -> None:
 
         settings = typed_config(config)
         check(settings)  # refuses what it can before the heavier libraries are read in
+        if settings.plan:
+            from masked_sae.planning.show import plan_alone
+
+            plan_alone(settings)
+            return
         from masked_sae.sweeps.local import train_alone
 
         train_alone(settings)

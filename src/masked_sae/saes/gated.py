@@ -3,7 +3,7 @@
 Axes: B activations, D `d_in`, F `d_sae`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,19 @@ from torch import Tensor, nn
 from masked_sae.saes.latent_support import Support
 from masked_sae.saes.penalty_family import PenalizedSAE, PenalizedSettings
 from masked_sae.saes.sae import mean_square
+from masked_sae.saes.step_cost import StepCost
 
 
 @dataclass(kw_only=True)
 class Settings(PenalizedSettings):
+    def step_cost(self, on_cuda: bool) -> StepCost:
+        """The gate's own reconstruction besides, and the gradient of it."""
+        cost = super().step_cost(on_cuda)
+        more = 2
+        if cost.sums:
+            return replace(cost, sums=cost.sums + more)
+        return replace(cost, products=cost.products + more)
+
     def make(self, d_in: int, generator: torch.Generator) -> "GatedSAE":
         return GatedSAE(d_in, self.d_sae, self.sparsity_coefficient, **self.shared(generator))
 

@@ -27,6 +27,10 @@ class Settings(BatchTopKSettings):
     group_fractions: list[float]
     group_weights: list[float] | None = neutral(None, label="group weights", cure=True)  # noqa: RUF009 - a field
 
+    @property
+    def prefixes(self) -> int:
+        return len(self.group_fractions)
+
     def check(self) -> None:
         super().check()
         fractions = self.group_fractions

@@ -18,8 +18,10 @@ from masked_sae import checks
 from masked_sae.saes.latent_support import FullSupport, Support, support_above
 from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
 from masked_sae.saes.settings import SAESettings
+from masked_sae.saes.step_cost import DENSE_PRODUCTS, SPARSE_SUMS, StepCost
 from masked_sae.settings import neutral, setting
 
+_TENSORS = 5  # of (B, F), that a dense step has at one time
 MOST = 0.15  # of the latents that may matter to a sparse step; with more of them the dense one is faster
 
 
@@ -38,6 +40,12 @@ class PenalizedSettings(SAESettings):
     @property
     def penalty_warmup_steps(self) -> int:
         return self.sparsity_warmup_steps
+
+    def step_cost(self, on_cuda: bool) -> StepCost:
+        """On a CPU with dense products in memory, as it begins, and without in arithmetic, as it goes on."""
+        if self.reference or self.shapes == "static" or (on_cuda and self.shapes == "auto"):
+            return StepCost(DENSE_PRODUCTS, 0, 0, latents=_TENSORS, activations=6)
+        return StepCost(1, SPARSE_SUMS, None, latents=_TENSORS, activations=6)
 
     def check(self) -> None:
         super().check()

@@ -7,6 +7,7 @@ import torch
 
 from masked_sae import checks
 from masked_sae.saes.sae import SAE, SHAPES
+from masked_sae.saes.step_cost import StepCost
 from masked_sae.settings import OwnModule, find_ours, find_own, makes, neutral, setting
 
 PACKAGE = "masked_sae.saes"
@@ -43,6 +44,10 @@ class SAESettings(OwnModule):
     def penalty_warmup_steps(self) -> int:
         """Steps in which a price on latents grows to its weight."""
         return 0
+
+    def step_cost(self, on_cuda: bool) -> StepCost | None:
+        """Of a training step; None where the architecture does not say."""
+        return None
 
     def make(self, d_in: int, generator: torch.Generator) -> SAE:
         """The SAE with its initial weights."""

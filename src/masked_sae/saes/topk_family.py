@@ -22,6 +22,7 @@ from masked_sae.saes.orthogonality import CHUNK, orthogonality_loss
 from masked_sae.saes.sae import SAE, Draws, HideLatents, TrainingOutput, mean_square
 from masked_sae.saes.settings import SAESettings
 from masked_sae.saes.sparse_step import Active, sparse_loss
+from masked_sae.saes.step_cost import DENSE_PRODUCTS, SPARSE_SUMS, StepCost
 from masked_sae.settings import neutral, setting
 
 
@@ -43,6 +44,18 @@ class TopKFamilySettings(SAESettings):
     @property
     def target_l0(self) -> float:
         return self.k
+
+    @property
+    def prefixes(self) -> int:
+        """Of the latents, that the loss counts."""
+        return 1
+
+    def step_cost(self, on_cuda: bool) -> StepCost:
+        square = 0 if self.orthogonality == 0 else min(self.orthogonality_chunk, self.d_sae)
+        if self.reference:
+            return StepCost(DENSE_PRODUCTS, 0, 0, latents=8, activations=4 + 2 * self.prefixes, square=square)
+        active = self.k + self.aux_k  # the latter once there are dead latents
+        return StepCost(1, SPARSE_SUMS, active, latents=1, activations=5 + self.prefixes, square=square)
 
     def check(self) -> None:
         super().check()
