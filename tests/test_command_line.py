@@ -164,7 +164,7 @@ def test_a_damaged_file_is_one_line() -> None:
         ("seed=1,2", "seed=1,2: expected -m to sweep over it, seed=[1,2] for a list"),
         ("seed=range(3)", "seed=range(3): expected -m to sweep over it"),
         ("data=text data.path=/a(b).txt", "data.path=/a(b).txt: expected key=value as Hydra reads it; a text with"),
-        ("data=text data.path=/no=thing.txt", "data.path=/no=thing.txt: expected a file, folder or glob"),
+        ("data=text data.path=/no=thing.txt", "data.path=/no=thing.txt: expected a file or glob"),
         ("sae.d_sae=100000000", "sae.d_sae=100000000: expected less: training would need at least "),
         ("mask=3", "mask=3: expected a name for a choice of conf/"),
         ("optim=[1]", "settings: expected a name for a choice of conf/"),
