@@ -14,6 +14,7 @@ from masked_sae.lm_files import find_tokenizer_folder, weight_files
 from masked_sae.masks.run_masks import kept_share
 from masked_sae.planning.memory import sae_bytes
 from masked_sae.planning.reading import Reading
+from masked_sae.planning.step import steps_of
 from masked_sae.runs.run import Run
 from masked_sae.text.corpus import find_corpus, tokens_needed
 from masked_sae.text.store import store_key
@@ -99,7 +100,7 @@ def files_of(pack: Sequence[Run], reading: Reading) -> RunFiles | None:
     checkpoints = export = 0
     for config in (run.config for run in pack):
         size = sae_bytes(config, reading.forward.d_in[config.lm.hook_name])
-        saved = math.ceil(config.data.train_tokens // config.data.batch_size / config.trainer.checkpoint_every_steps)
+        saved = math.ceil(steps_of(config) / config.trainer.checkpoint_every_steps)
         checkpoints += _IN_CHECKPOINT * size * min(saved, _KEPT_CHECKPOINTS)
         export += size
     largest = max(sae_bytes(run.config, reading.forward.d_in[run.config.lm.hook_name]) for run in pack)

@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from masked_sae.errors import DamagedFileError
 from masked_sae.runs.run import Run
 from masked_sae.sweeps.machine import auto_workers, gpus_for
 from masked_sae.sweeps.packs import Fits, fits_here, fits_in_job, fits_side_by_side, make_packs
 from masked_sae.training.assemble import find_device
-from masked_sae.training.done import is_complete, known_state
+from masked_sae.training.done import is_left_out
 from masked_sae.training.memory import available_bytes
 
 _HERE_IS_NO_GPU = "trainer.device=cuda, and this machine has none"
@@ -119,11 +118,4 @@ def _of_this_machine(runs: Sequence[Run]) -> Place:
 
 
 def _left(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if run.config.force or not _is_done(run)]
-
-
-def _is_done(run: Run) -> bool:
-    try:
-        return is_complete(run, known_state(run.folder))
-    except DamagedFileError:
-        return False
+    return [run for run in runs if not is_left_out(run)]

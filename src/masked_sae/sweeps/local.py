@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from masked_sae.command_line import FAILED, INTERRUPTED
 from masked_sae.config import RunConfig, all_settings
-from masked_sae.errors import DamagedFileError, InputError, notice
+from masked_sae.errors import InputError, notice
 from masked_sae.runs.asked_end import forget_asked_end
 from masked_sae.runs.code import refuse_other_code
 from masked_sae.runs.former import take_over_former
@@ -25,7 +25,7 @@ from masked_sae.sweeps.left_over import tell_left_over
 from masked_sae.sweeps.packs import fits_here, label_of, make_packs, train_members
 from masked_sae.sweeps.summary import find_state, print_members, status_of
 from masked_sae.training.assemble import find_device
-from masked_sae.training.done import is_complete, known_state
+from masked_sae.training.done import is_left_out
 from masked_sae.training.memory import LEAST_D_IN, refuse_too_large
 from masked_sae.training.train_pack import train_pack
 
@@ -112,7 +112,7 @@ def begin_here(runs: Sequence[Run], command: Sequence[str], *, of_search: bool =
         refuse_too_large(run.config, LEAST_D_IN, find_device(run.config.trainer.device))
     take_over_former(runs)
     (record_sweeps if of_search else begin_sweep)(runs, command)
-    waiting = [run for run in runs if not _is_done(run)]
+    waiting = [run for run in runs if not is_left_out(run)]
     for run in waiting:
         if not run.config.force:
             refuse_other_code(run.folder, run.config.code)
@@ -121,13 +121,6 @@ def begin_here(runs: Sequence[Run], command: Sequence[str], *, of_search: bool =
     if len(waiting) < len(runs) and not of_search:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are done", flush=True)
     return waiting
-
-
-def _is_done(run: Run) -> bool:
-    try:
-        return not run.config.force and is_complete(run, known_state(run.folder))
-    except DamagedFileError:
-        return False  # whoever trains it says so
 
 
 def begin_sweep(runs: Sequence[Run], command: Sequence[str]) -> None:

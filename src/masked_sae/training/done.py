@@ -38,6 +38,14 @@ def is_complete(run: Run, state: RunState | None) -> bool:
     return state is not None and state.status == "done" and not find_lacking(run.folder, run.config)
 
 
+def is_left_out(run: Run) -> bool:
+    """Whether a command has nothing to do for it. Of one that is damaged whoever trains it says so."""
+    try:
+        return not run.config.force and is_complete(run, known_state(run.folder))
+    except DamagedFileError:
+        return False
+
+
 def known_state(folder: RunFolder, *, tell: bool = False) -> RunState | None:
     """The run's state; None where there is none that can be read.
 
