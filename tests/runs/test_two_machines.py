@@ -19,7 +19,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory, neox_tokenizer: Any) -> G
     """Three minutes ahead of the file server, and four behind it."""
     missing = missing_programs()
     if missing:
-        reason = f"no {', '.join(missing)} here: install Debian's user-mode-linux and nfs-kernel-server"
+        reason = f"no {', '.join(missing)} here: install Debian's user-mode-linux, nfs-kernel-server and kmod"
         if os.environ.get("MASKED_SAE_REQUIRE_MACHINES") == "1":
             pytest.fail(reason)
         pytest.skip(reason)

@@ -1,7 +1,7 @@
 """Two machines that share a file system over NFS, each a Linux kernel of its own (User Mode Linux) with its own name,
 clock and caches, beside a third that serves the files. They need no privilege: their network is pairs of sockets.
 
-Debian has what they are made of: user-mode-linux, nfs-kernel-server.
+Debian has what they are made of: user-mode-linux, nfs-kernel-server, kmod.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import Any
 from masked_sae.files import write_json
 from support.making import ROOT
 
-PROGRAMS = ("linux.uml", "rpc.nfsd", "mount.nfs", "mkfs.ext4")
+PROGRAMS = ("linux.uml", "rpc.nfsd", "mount.nfs", "mkfs.ext4", "modprobe", "ip")
 SHARED = Path("/run/shared")  # over NFS 4.2, with the server's locks
 WITHOUT_LOCKS = Path("/run/without_locks")  # the same files over NFS 3: a lock is known to its own machine alone
 _SBIN = "/usr/sbin:/sbin:/usr/bin:/bin"
@@ -124,5 +124,6 @@ def _wait_for(file: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not file.exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no {file} after {seconds:.0f} s")
+            log = (file.parent / "log").read_text()
+            raise TimeoutError(f"no {file} after {seconds:.0f} s; the machine's log ends in:\n{log[-1000:]}")
         time.sleep(_POLL_SECONDS)
