@@ -28,7 +28,8 @@ from torch import Tensor
 
 from masked_sae.activations.held_out import activation_batches, sequences_to_measure
 from masked_sae.activations.scale import measure_statistics
-from masked_sae.activations.stream import Batch, Point
+from masked_sae.activations.stream import Batch
+from masked_sae.activations.windows import Point
 from masked_sae.config import RunConfig, typed_config
 from masked_sae.interop.saelens import load_sae
 from masked_sae.masks.run_masks import Masks

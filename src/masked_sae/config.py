@@ -27,6 +27,7 @@ WANDB_MODES = ("auto", "online", "offline", "disabled")
 DEVICES = ("auto", "cpu", "cuda")
 MATMUL_PRECISIONS = ("highest", "high", "medium")  # as torch calls them
 CODES = ("submitted", "current", "live")
+MOST_DEVICES = 4096  # of either
 MOST_THREADS = 1024  # more than the CPUs of any node; at tens of thousands torch dies of them
 _SMALLEST_LR, _LARGEST_LR = 1e-12, 1e38
 _LARGEST_NUMBER = 10**100
@@ -59,6 +60,8 @@ class OptimSettings:
 class TrainerSettings:
     device: str
     threads: int | None  # of torch on the CPU; null: the run's own, see training/threads.py
+    devices: int = 1  # on each of `nodes`: so many processes train together, each with its share of every batch
+    nodes: int = 1
     log_every_steps: int = setting(unit="steps")
     checkpoint_every_steps: int = setting(unit="steps")
     progress: bool
@@ -215,6 +218,10 @@ def check(config: RunConfig) -> None:
     config.sae.check()
     checks.seed("seed", config.seed)
     config.optim.check()
+    ranks = config.trainer.devices * config.trainer.nodes
+    if config.data.batch_size % ranks:
+        valid = f"a number that {ranks} processes (trainer.devices x trainer.nodes) can divide equally"
+        raise InputError("data.batch_size", config.data.batch_size, valid)
     for key in ("log_every_steps", "checkpoint_every_steps"):
         checks.count(f"trainer.{key}", getattr(config.trainer, key))
     for key in ("validate_every_steps", "validation_tokens"):
@@ -238,6 +245,8 @@ def check_measuring(config: RunConfig) -> None:
     checks.one_of("trainer.matmul_precision", config.trainer.matmul_precision, MATMUL_PRECISIONS)
     if config.trainer.threads is not None:
         checks.count("trainer.threads", config.trainer.threads, most=MOST_THREADS)
+    for key in ("devices", "nodes"):
+        checks.count(f"trainer.{key}", getattr(config.trainer, key), most=MOST_DEVICES)
     _check_wandb(config.logger.wandb)
     for family in config.eval.families:
         find_family(family, config.eval)

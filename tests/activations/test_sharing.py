@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from masked_sae.activations.scale import measure_statistics
-from masked_sae.activations.stream import Point
+from masked_sae.activations.windows import Point
 from masked_sae.config import all_settings
 from masked_sae.runs.run import Run, make_run
 from masked_sae.training.assemble import find_device, load_parts, make_stream

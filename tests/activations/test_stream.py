@@ -20,7 +20,8 @@ from masked_sae.activations.lm import LM, load_lm
 from masked_sae.activations.plan import Plan
 from masked_sae.activations.scale import ActivationStatistics, measure_statistics
 from masked_sae.activations.sequences import ShuffledSequences, make_sequences
-from masked_sae.activations.stream import ActivationStream, Batch, Point
+from masked_sae.activations.stream import ActivationStream, Batch
+from masked_sae.activations.windows import Point, Windows
 from masked_sae.errors import InputError, NonFiniteError
 from masked_sae.masks.run_masks import Masks
 from masked_sae.masks.token import TokenMask
@@ -56,7 +57,7 @@ def a_stream(
     plan = Plan.make(BATCH, window_tokens, train_tokens, sequences.content_length, kept_share)
     masks = Masks({} if mask is None else {"token": mask})
     return ActivationStream(
-        lm, sequences, plan, masks, [Point(lm.hook_name, scale)], lm_batch_size=lm_batch_size, seed=seed
+        Windows(lm, sequences, plan, masks, [Point(lm.hook_name, scale)], lm_batch_size=lm_batch_size, seed=seed)
     )
 
 

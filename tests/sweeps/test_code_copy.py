@@ -11,10 +11,10 @@ import torch
 
 from masked_sae.errors import InputError
 from masked_sae.runs.attempts import note_attempt
+from masked_sae.runs.carried import carried, unpacked
 from masked_sae.runs.code import code_digest
 from masked_sae.runs.run import Run, make_run
 from masked_sae.sweeps.code_copy import code_of
-from masked_sae.sweeps.pack_job import carried, unpacked
 from support.composing import small_config
 
 WHERE = "import json, masked_sae, mine, beside; print(json.dumps([m.__file__ for m in (masked_sae, mine, beside)]))"

@@ -11,11 +11,12 @@ import pytest
 
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError
+from masked_sae.runs.carried import carried
 from masked_sae.runs.run import make_run
 from masked_sae.runs.state import RunState, read_state, write_state
 from masked_sae.runs.sweep_record import read_commands, read_members
 from masked_sae.sweeps.local import make_runs, train_here
-from masked_sae.sweeps.pack_job import PackJob, carried
+from masked_sae.sweeps.pack_job import PackJob
 from masked_sae.sweeps.packs import train_members
 from masked_sae.sweeps.slurm import submit_and_wait, wanting_training
 from support.composing import ROOT, small_config, small_overrides

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from masked_sae.activations.held_out import activation_batches
 from masked_sae.activations.scale import measure_statistics
-from masked_sae.activations.stream import Point
+from masked_sae.activations.windows import Point
 from masked_sae.runs.run import make_run
 from masked_sae.saes import for_inference
 from masked_sae.training.assemble import find_device, load_parts, make_stream

@@ -1,32 +1,25 @@
 """Tokens and an LM in, shuffled and masked batches of activations out: a pure function of the batch's index.
 
-Axes: N sequences, T positions, B activations, D `d_in`, W activations of a window.
+Axes: B activations, D `d_in`.
 
     run's order of sequences -> window of sequences -> token mask -> LM -> kept positions, scaled -> shuffled batches
 
 Window `w` holds the sequences `w * S` to `(w + 1) * S - 1` of the run's order and gives a fixed number of batches, so
 batch `i` lies in window `i // batches_per_window` and needs nothing but its own window. Several hook points are read
 from one forward.
+
+Where several processes train together, each forwards its share of a window's sequences, and they exchange activations:
+each then has the rows that are its share of every batch.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from masked_sae.activations.lm import LM
-from masked_sae.activations.plan import Plan
-from masked_sae.activations.sequences import ShuffledSequences
 from masked_sae.activations.stopwatch import Stopwatch
-from masked_sae.activations.window_cache import StoredWindow, WindowCache
-from masked_sae.errors import InputError, NonFiniteError
-from masked_sae.masks.run_masks import Masks
-from masked_sae.randomness import torch_generator
+from masked_sae.activations.windows import Held, Point, Window, Windows
+from masked_sae.errors import NonFiniteError
 
 
 class Batch(NamedTuple):
@@ -43,64 +36,29 @@ class Batch(NamedTuple):
     masked_share: float
 
 
-class Point(NamedTuple):
-    """Where activations are read, and what they are multiplied by."""
-
-    hook_name: str
-    scale: float
-
-
 class ActivationStream:
     """Training batches by their index, at one hook point or several.
-
-    Args:
-        masks: those that act on the text.
-        points: none twice.
-        lm_batch_size: sequences per forward.
-        seed: of the shuffle.
-        dtype: that activations are rounded to; None: none coarser than the LM's.
-        caches: of windows on disk, by hook point; those without one are computed.
 
     Attributes:
         watch: the time that windows take.
     """
 
-    def __init__(
-        self,
-        lm: LM,
-        sequences: ShuffledSequences,
-        plan: Plan,
-        masks: Masks,
-        points: Sequence[Point],
-        *,
-        lm_batch_size: int,
-        seed: int,
-        dtype: torch.dtype | None = None,
-        caches: Mapping[str, WindowCache] | None = None,
-    ) -> None:
-        self._lm, self._sequences, self.plan, self._masks = lm, sequences, plan, masks
-        self._lm_batch_size, self._seed, self._dtype = lm_batch_size, seed, dtype
-        self._at = {hook_name: lm.at(hook_name) for hook_name in dict.fromkeys(point.hook_name for point in points)}
-        self.points = tuple(points)
-        self._caches = sorted((caches or {}).items(), key=lambda item: item[1].folder)  # in which jobs take turns
-        self.watch = Stopwatch(lm.device)
-        self._windows: dict[Point, _Window] = {}
+    def __init__(self, windows: Windows) -> None:
+        self._windows, self.plan, self.points = windows, windows.plan, windows.points
+        self.watch = Stopwatch(windows.device)
+        self._rows = windows.plan.batch_size // windows.ranks.count
+        self._memory: Mapping[Point, Held] | None = None
+        self._window: Window | None = None
         self._window_index = -1
-        self._order_W = torch.empty(0, dtype=torch.long)
-        self._masked_share = 0.0
 
     def at_points(self, index: int) -> Mapping[Point, Batch | NonFiniteError]:
         """Batch `index` at each point, or what keeps it from being trained on; computes its window unless that is the
         one at hand.
         """
         window_index, within = divmod(index, self.plan.batches_per_window)
-        if window_index != self._window_index:
-            self._window_index = -1  # until it is whole: the memory is that of the window before
-            with self.watch:
-                self._compute(window_index)
-            self._window_index = window_index
-        rows_B = self._order_W[within * self.plan.batch_size : (within + 1) * self.plan.batch_size]
-        return {point: self._batch(window, rows_B) for point, window in self._windows.items()}
+        window = self._at(window_index)
+        rows_B = window.order_W[within * self._rows : (within + 1) * self._rows]
+        return {point: _batch(held, rows_B, window.masked_share) for point, held in window.at.items()}
 
     def batch(self, index: int, point: Point | None = None) -> Batch:
         """Batch `index` at one point; None: the first.
@@ -113,127 +71,20 @@ class ActivationStream:
             raise found
         return found
 
-    def _batch(self, window: "_Window", rows_B: Tensor) -> Batch | NonFiniteError:
-        if window.error is not None:
-            return window.error
-        x_BD = window.x_WD[rows_B]
-        target_BD = x_BD if window.target_WD is None else window.target_WD[rows_B]
-        return Batch(x_BD, target_BD, self._masked_share)
-
-    def _compute(self, index: int) -> None:
-        for point in self.points:
-            if point not in self._windows:
-                with_target = self._masks.wants_clean_target
-                d_in = self._at[point.hook_name].d_in
-                self._windows[point] = _Window.empty(self.plan.window_tokens, d_in, self._lm.device, with_target)
-            self._windows[point].error = None
-        with ExitStack() as turns:
-            found = {name: turns.enter_context(cache.turn(index)) for name, cache in self._caches}
-            stored = {name: window for name, window in found.items() if window is not None}
-            lacking = [name for name in self._at if name not in stored]
-            read = self._forward(index, lacking) if lacking else None
-            if read is not None:
-                self._store(index, lacking, read)
-        for name, window in stored.items():
-            read = self._take(name, window)
-        assert read is not None
-        for point, window in self._windows.items():
-            for activations_WD in window.tensors():
-                activations_WD[: read.filled].mul_(point.scale)
-        self._order_W = self._shuffled(index, read.filled)
-        self._masked_share = read.masked / max(1, read.maskable)
-
-    def _forward(self, index: int, hook_names: Sequence[str]) -> "_Counts":
-        """Writes what the LM gives into the windows of these hook points."""
-        plan = self.plan
-        filled = maskable = masked = 0
-        first = index * plan.sequences_per_window
-        for offset in range(0, plan.sequences_per_window, self._lm_batch_size):
-            if filled == plan.window_tokens:
-                break
-            stop = min(offset + self._lm_batch_size, plan.sequences_per_window)
-            ordinals = np.arange(first + offset, first + stop)
-            tokens_NT, content_NT = self._sequences.read(ordinals)
-            progress = (ordinals / max(1, plan.sequences - 1)).tolist()
-            text = self._masks.mask_tokens(tokens_NT, content_NT, ordinals.tolist(), progress)
-            kept_NT = content_NT & text.counted_NT
-            rows = slice(filled, min(filled + int(kept_NT.sum()), plan.window_tokens))
-            self._fill(hook_names, rows, text.tokens_NT, kept_NT)
-            if self._masks.wants_clean_target:
-                self._fill(hook_names, rows, tokens_NT, kept_NT, targets=True)
-            filled = rows.stop
-            maskable += int(content_NT.sum())
-            masked += int(text.masked_NT.sum())
-        if filled == 0:
-            valid = f"masks that leave positions to train on; window {index} has none"
-            raise InputError("mask", ", ".join(self._masks.named), valid)
-        return _Counts(filled, maskable, masked)
-
-    def _fill(
-        self, hook_names: Sequence[str], rows: slice, tokens_NT: Tensor, kept_NT: Tensor, *, targets: bool = False
-    ) -> None:
-        """Writes the activations at the kept positions, as many as the rows are, from one forward."""
-        found = self._lm.activations_at(hook_names, tokens_NT)
-        for name, x_NTD in zip(hook_names, found, strict=True):
-            kept_WD = x_NTD[kept_NT.to(x_NTD.device)][: rows.stop - rows.start]
-            if self._dtype is not None:
-                kept_WD = kept_WD.to(self._dtype).float()
-            try:
-                self._at[name].refuse_non_finite(kept_WD, tokens_NT, kept_NT)
-            except NonFiniteError as error:
-                for window in self._at_hook_point(name):
-                    window.error = window.error or error  # those who read at other points go on
-            for window in self._at_hook_point(name):
-                window.tensors()[-1 if targets else 0][rows] = kept_WD
-
-    def _at_hook_point(self, name: str) -> "list[_Window]":
-        return [window for point, window in self._windows.items() if point.hook_name == name]
-
-    def _store(self, index: int, hook_names: Sequence[str], read: "_Counts") -> None:
-        for name, cache in self._caches:
-            window = self._at_hook_point(name)[0]
-            if name in hook_names and window.error is None:
-                x_WD, *targets = (activations_WD[: read.filled].cpu() for activations_WD in window.tensors())
-                cache.write(index, StoredWindow(x_WD, targets[0] if targets else None, read.maskable, read.masked))
-
-    def _take(self, name: str, stored: StoredWindow) -> "_Counts":
-        filled = len(stored.x_WD)
-        for window in self._at_hook_point(name):
-            window.x_WD[:filled] = stored.x_WD  # in float32 again
-            if window.target_WD is not None:
-                assert stored.target_WD is not None
-                window.target_WD[:filled] = stored.target_WD
-        return _Counts(filled, stored.maskable, stored.masked)
-
-    def _shuffled(self, index: int, filled: int) -> Tensor:
-        """Rows of the window in batch order. Chance may leave a little fewer than planned: then it begins anew."""
-        order_W = torch.randperm(filled, generator=torch_generator(self._seed, "shuffle", index))
-        return order_W.repeat(math.ceil(self.plan.window_tokens / filled))[: self.plan.window_tokens].to(
-            self._lm.device
-        )
+    def _at(self, index: int) -> Window:
+        if self._window is None or index != self._window_index:
+            self._window = None  # until it is whole: the memory is that of the window before
+            with self.watch:
+                if self._memory is None:
+                    self._memory = self._windows.memory()
+                self._window = self._windows.compute(index, self._memory)
+            self._window_index = index
+        return self._window
 
 
-class _Counts(NamedTuple):
-    """Of a window: activations, and tokens that could be masked, and were."""
-
-    filled: int
-    maskable: int
-    masked: int
-
-
-@dataclass
-class _Window:
-    """Activations held at once at a point; the memory serves one window after the other."""
-
-    x_WD: Tensor
-    target_WD: Tensor | None
-    error: NonFiniteError | None = None
-
-    @classmethod
-    def empty(cls, size: int, d_in: int, device: torch.device, with_target: bool) -> "_Window":
-        target_WD = torch.empty(size, d_in, device=device) if with_target else None
-        return cls(torch.empty(size, d_in, device=device), target_WD)
-
-    def tensors(self) -> list[Tensor]:
-        """Activations, and clean targets where there are."""
-        return [self.x_WD] if self.target_WD is None else [self.x_WD, self.target_WD]
+def _batch(held: Held, rows_B: Tensor, masked_share: float) -> Batch | NonFiniteError:
+    if held.error is not None:
+        return held.error
+    x_BD = held.x_WD[rows_B]
+    target_BD = x_BD if held.target_WD is None else held.target_WD[rows_B]
+    return Batch(x_BD, target_BD, masked_share)

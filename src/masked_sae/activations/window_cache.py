@@ -51,6 +51,15 @@ class StoredWindow:
     maskable: int
     masked: int
 
+    @property
+    def counts(self) -> list[int]:
+        """Of activations, and of tokens that a mask may replace, and that it did."""
+        return [len(self.x_WD), self.maskable, self.masked]
+
+    def tensors(self) -> list[Tensor]:
+        """Activations, and clean targets where there are."""
+        return [self.x_WD] if self.target_WD is None else [self.x_WD, self.target_WD]
+
 
 class WindowCache:
     """The windows of one stream on disk.

@@ -48,6 +48,14 @@ class Masks:
     def wants_clean_target(self) -> bool:
         return any(mask.wants_clean_target for mask in self.named.values())
 
+    @property
+    def hide_inputs(self) -> bool:
+        return any(type(mask).mask_inputs is not Mask.mask_inputs for mask in self.named.values())
+
+    @property
+    def hide_latents(self) -> bool:
+        return any(type(mask).mask_latents is not Mask.mask_latents for mask in self.named.values())
+
     def mask_tokens(
         self, tokens_NT: Tensor, maskable_NT: Tensor, ordinals: Sequence[int], progress: Sequence[float]
     ) -> MaskedText:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from masked_sae.ranks import ALONE, Ranks
 from masked_sae.saes.fast_topk import static_on
 
 HideLatents = Callable[[Tensor], Tensor]
@@ -81,6 +82,10 @@ class SAE(nn.Module, ABC):
             static: with as many in every batch, so that the host never waits for the device; auto: dynamic on a CPU,
             static elsewhere.
         generator: draws the initial weights.
+
+    Attributes:
+        ranks: that a batch is divided among while the SAE is trained. A step's losses, and their gradients, are of this
+            rank's share, to be averaged over all; what it selects, counts and learns beside is of the whole batch.
     """
 
     W_enc_FD: nn.Parameter  # a latent's weights side by side, as its gradient makes them
@@ -104,6 +109,7 @@ class SAE(nn.Module, ABC):
         self.d_in, self.d_sae = d_in, d_sae
         self.dead_after_tokens, self.compute_dtype = dead_after_tokens, compute_dtype
         self.reference, self.shapes = reference, shapes
+        self.ranks: Ranks = ALONE
         directions_FD = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
         self.W_dec_FD = nn.Parameter(directions_FD)
         self.W_enc_FD = nn.Parameter(directions_FD.clone())  # tied at the start only
@@ -200,8 +206,8 @@ class SAE(nn.Module, ABC):
 
     @torch.no_grad()
     def _count_silence(self, fired_F: Tensor, batch: int) -> Tensor:
-        """Updates the counts with this batch; returns which latents are dead, (F,) bool."""
-        self.silent_for_F.add_(batch).masked_fill_(fired_F, 0)
+        """Updates the counts with this batch, which is the rank's share; returns which latents are dead, (F,) bool."""
+        self.silent_for_F.add_(batch * self.ranks.count).masked_fill_(self.ranks.any(fired_F), 0)
         return self.silent_for_F > self.dead_after_tokens
 
     @torch.no_grad()

@@ -126,6 +126,14 @@ class TopKFamilySAE(SAE):
     def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
         """The latents (B, F) as rows within which they compete, and how many of each row may be active."""
 
+    def keep(self, pre_BF: Tensor) -> Tensor:
+        """The chosen latents, (B, F), by the plain version."""
+        return keep_largest(*self.competitors(pre_BF)).view_as(pre_BF)
+
+    def choose(self, pre_BF: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the fast one, as `fast_topk.largest` gives them."""
+        return largest(*self.competitors(pre_BF), static=self.has_static_shapes)
+
     def learn_from(self, values: Tensor) -> None:
         """Sees the active latents of each training batch; those at 0 are none."""
 
@@ -135,7 +143,7 @@ class TopKFamilySAE(SAE):
 
     def select(self, pre_BF: Tensor) -> Tensor:
         """Latents in training: pre-activations (B, F), the chosen ones kept where positive, all others 0."""
-        f_BF = keep_largest(*self.competitors(pre_BF)).view_as(pre_BF)
+        f_BF = self.keep(pre_BF)
         if self.training:
             self.learn_from(f_BF.detach())
         return f_BF
@@ -180,8 +188,7 @@ class TopKFamilySAE(SAE):
         batch, static = len(x_BD), self.has_static_shapes
         with torch.no_grad():
             pre_BF = hide_latents(self.pre_activations(x_BD))
-            selected = largest(*self.competitors(pre_BF), static=static)
-            active = Active.of(*selected, batch, self.group_ends_G, self.d_sae)
+            active = Active.of(*self.choose(pre_BF), batch, self.group_ends_G, self.d_sae)
             if self.training:
                 self.learn_from(active.values_A)
             dead_F = self._count_silence(active.fired(), batch)

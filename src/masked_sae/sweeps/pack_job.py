@@ -8,31 +8,28 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from masked_sae.activations.sharing import Sharing
 from masked_sae.bundled import PACKAGE
 from masked_sae.command_line import explain
-from masked_sae.config import typed_config
 from masked_sae.errors import InputError, one_line
 from masked_sae.runs.attempts import usable_cpus
+from masked_sae.runs.carried import unpacked
 from masked_sae.runs.folder import RunFolder
-from masked_sae.runs.identity import Digests
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError
 from masked_sae.runs.run import Run
 from masked_sae.runs.state import ENDED, RunState, slurm_job_id
-from masked_sae.settings import without_neutral
 from masked_sae.sweeps.ending import end_run
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.packs import train_members
 from masked_sae.sweeps.slurm_queue import cancel_jobs
 from masked_sae.sweeps.waiting import Chained, is_waiting, let_go, take_waiting
 from masked_sae.training.done import known_state
+from masked_sae.training.follow import follow_in_job
+from masked_sae.training.lead import dismiss_tasks
+from masked_sae.training.rank_group import task_of_job
 
 _LONGEST_GRACE_SECONDS = 3600.0
 
@@ -65,6 +62,15 @@ class PackJob:
         self._has_time = True
 
     def __call__(self) -> str:
+        if task_of_job()[0] > 0:
+            follow_in_job()
+            return "followed"
+        try:
+            return self._lead()
+        finally:
+            dismiss_tasks()
+
+    def _lead(self) -> str:
         print(f"on {socket.gethostname()}, CPUs {usable_cpus()}, code {self._code or 'as it is'}", flush=True)
         self._has_time = True
         said = [self._train()]
@@ -155,25 +161,6 @@ class PackJob:
 def chaining(sweep: str, length: int) -> Chained:
     """What sends a pack as a chain of so many jobs."""
     return lambda parcel: [PackJob(parcel.runs, parcel.code, sweep, (place, length)) for place in range(length)]
-
-
-def carried(run: Run) -> dict[str, Any]:
-    """A run as a job carries it. `force` has been carried out where the job was submitted."""
-    assert run.named_for is not None and run.shares is not None
-    return {
-        "folder": str(run.folder.path),
-        "swept": dict(run.swept),
-        "settings": without_neutral(replace(run.config, force=False)),
-        "named_for": asdict(run.named_for),
-        "shares": asdict(run.shares),
-    }
-
-
-def unpacked(one: Mapping[str, Any]) -> Run:
-    """The run that `carried` was given. Users' own modules that it names are imported."""
-    config = typed_config(OmegaConf.create(dict(one["settings"])))
-    folder, named_for, shares = RunFolder(Path(one["folder"])), Digests(**one["named_for"]), Sharing(**one["shares"])
-    return Run(folder, one["swept"], config, named_for, shares=shares)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -71,7 +71,8 @@ def _shared_by(run: Run) -> Hashable:
     if run.shares is None:
         return run.folder.path
     own = own_threads(None if run.config.force else run.folder, trainer.threads)
-    return run.shares.forwards, own, trainer.threads, trainer.device, run.config.pack
+    how = (own, trainer.threads, trainer.device, trainer.devices, trainer.nodes)
+    return run.shares.forwards, how, run.config.pack
 
 
 def _bound(packs: Sequence[Sequence[Run]]) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 from masked_sae.bundled import command_name
 from masked_sae.errors import InputError, notice
 from masked_sae.runs.asked_end import forget_asked_end
+from masked_sae.runs.carried import carried
 from masked_sae.runs.folder import clear_run
 from masked_sae.runs.former import take_over_former
 from masked_sae.runs.lock import DEAD_AFTER_SECONDS, HeldError, hold
@@ -23,7 +24,7 @@ from masked_sae.sweeps.changes import StateChanges
 from masked_sae.sweeps.code_copy import CodeCopy, code_of
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.local import begin_sweep, end_sweep, record_sweeps
-from masked_sae.sweeps.pack_job import carried, chaining
+from masked_sae.sweeps.pack_job import chaining
 from masked_sae.sweeps.packs import fits_in_job, label_of, make_packs
 from masked_sae.sweeps.slurm_queue import queued_jobs
 from masked_sae.sweeps.waiting import Chained, Parcel, forget_waiting, is_waiting, send, send_waiting, waiting_runs

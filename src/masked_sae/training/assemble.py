@@ -9,12 +9,14 @@ from masked_sae.activations.lm import LM, load_lm
 from masked_sae.activations.plan import Plan
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.sequences import Sequences, ShuffledSequences, make_sequences
-from masked_sae.activations.stream import ActivationStream, Point
+from masked_sae.activations.stream import ActivationStream
 from masked_sae.activations.window_cache import WindowCache, stream_cache
+from masked_sae.activations.windows import Point, Windows
 from masked_sae.config import MeasuringConfig, OptimSettings, RunConfig
 from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import Masks, kept_share, make_masks
 from masked_sae.randomness import torch_generator
+from masked_sae.ranks import ALONE, Ranks
 from masked_sae.runs.run import Inputs, Run, find_inputs_of
 from masked_sae.saes.settings import SAESettings
 from masked_sae.text.corpus import token_store
@@ -133,7 +135,11 @@ def find_caches(runs: Sequence[Run], parts: TrainingParts) -> dict[str, WindowCa
 
 
 def make_stream(
-    run: Run, parts: TrainingParts, points: Sequence[Point], caches: Mapping[str, WindowCache] | None = None
+    run: Run,
+    parts: TrainingParts,
+    points: Sequence[Point],
+    caches: Mapping[str, WindowCache] | None = None,
+    ranks: Ranks = ALONE,
 ) -> ActivationStream:
     """Of a run, or of a pack by its longest run.
 
@@ -142,7 +148,7 @@ def make_stream(
     """
     config = run.config
     dtype = None if config.data.cache_dtype is None else getattr(torch, config.data.cache_dtype)
-    return ActivationStream(
+    windows = Windows(
         parts.lm,
         parts.sequences,
         parts.plan,
@@ -152,7 +158,9 @@ def make_stream(
         seed=config.data_seed,
         dtype=dtype,
         caches=caches,
+        ranks=ranks,
     )
+    return ActivationStream(windows)
 
 
 def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatistics) -> SAETraining:
@@ -193,12 +201,17 @@ def begin_training(
     )
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, number: int | None = None) -> torch.device:
     """`auto` is CUDA where there is one.
+
+    Args:
+        number: which of several devices.
 
     Raises:
         InputError: CUDA was asked for and is not there.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("trainer.device", name, "cpu or auto: this machine has no CUDA device")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if number is None else torch.device("cuda", number)

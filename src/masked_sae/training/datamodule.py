@@ -6,9 +6,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from masked_sae.activations.stream import ActivationStream, Batch, Point
+from masked_sae.activations.stream import ActivationStream, Batch
+from masked_sae.activations.windows import Point
 from masked_sae.errors import NonFiniteError
-from masked_sae.training.run_in_training import RunInTraining, in_training
+from masked_sae.training.member import Member, in_training
 
 Batches = Mapping[Point, Batch | NonFiniteError]
 
@@ -18,7 +19,7 @@ class _Remaining:
     come first.
     """
 
-    def __init__(self, stream: ActivationStream, members: Sequence[RunInTraining]) -> None:
+    def __init__(self, stream: ActivationStream, members: Sequence[Member]) -> None:
         self._stream, self._members = stream, members
 
     def __iter__(self) -> Iterator[Batches]:
@@ -33,7 +34,7 @@ class _Remaining:
 class ActivationDataModule(pl.LightningDataModule):
     """Owns the stream of a pack."""
 
-    def __init__(self, stream: ActivationStream, members: Sequence[RunInTraining]) -> None:
+    def __init__(self, stream: ActivationStream, members: Sequence[Member]) -> None:
         super().__init__()
         self._remaining = _Remaining(stream, members)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from masked_sae.ranks import Ranks
 from masked_sae.runs.checkpoint import Checkpoint, of_sae
 from masked_sae.runs.initial import Initial
 from masked_sae.training.sae_training import SAETraining
@@ -18,6 +19,22 @@ def capture(training: SAETraining, extra: dict[str, Any]) -> Checkpoint:
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
     return Checkpoint(tensors, {**extra, "step": training.step})
+
+
+def share(training: SAETraining, ranks: Ranks) -> None:
+    """Puts every rank's SAE and optimizer where the first one's are."""
+    if ranks.is_alone:
+        return
+    mine = capture(training, {})
+    shapes = {name: [list(one.shape), str(one.dtype), one.device.type] for name, one in mine.tensors.items()}
+    told = ranks.tell({"shapes": shapes, "step": training.step})[0]
+    tensors: dict[str, torch.Tensor] = {}
+    for name, (shape, dtype, device) in told["shapes"].items():
+        empty = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=device)
+        own = mine.tensors[name].detach().contiguous() if ranks.is_first else empty
+        tensors[name] = ranks.from_first(own)
+    if not ranks.is_first:
+        restore(training, Checkpoint(tensors, {"step": told["step"]}))
 
 
 def begin_with(training: SAETraining, initial: Initial) -> None:

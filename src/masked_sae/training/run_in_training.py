@@ -1,12 +1,12 @@
 """A run of a pack while it trains: its SAE, its files, its clock. Whatever befalls it is its own."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from masked_sae.activations.scale import ActivationStatistics
-from masked_sae.activations.stream import Point
+from masked_sae.activations.windows import Point
 from masked_sae.errors import notice, one_line
 from masked_sae.runs.asked_end import AskedEnd
 from masked_sae.runs.attempts import note_attempt
@@ -24,11 +24,12 @@ from masked_sae.training.assemble import TrainingParts, make_training
 from masked_sae.training.clock import TrainingClock
 from masked_sae.training.done import known_state
 from masked_sae.training.folder_watch import FolderWatch
+from masked_sae.training.member import Member
 from masked_sae.training.restoring import begin_with, restore
 from masked_sae.training.state_notes import StateNotes
 
 
-class RunInTraining:
+class RunInTraining(Member):
     """Made once the run's folder is its own, and its state says `running`.
 
     Args:
@@ -79,39 +80,13 @@ class RunInTraining:
         self._rated_at = (resumed_at, 0.0, 0.0)  # step, and seconds of training and of the LM, at the latest row
 
     @property
-    def step(self) -> int:
-        return self.training.step
-
-    @property
-    def steps(self) -> int:
-        return self.training.schedule.steps
-
-    @property
     def has_ended(self) -> bool:
         return self.state is not None or self.error is not None
-
-    @property
-    def is_training(self) -> bool:
-        return not self.has_ended and self.step < self.steps
 
     @property
     def last_row(self) -> Metrics | None:
         """Of the curve: what was measured last, in this attempt or before its checkpoint."""
         return self.notes.latest or self._resumed_row
-
-    @contextmanager
-    def guarded(self) -> Generator[None]:
-        """Around what is done for it: an error ends this member and no other."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
-            self.fail(error)
-
-    @contextmanager
-    def turn(self) -> Generator[None]:
-        """As `guarded`, of its training: the time counts."""
-        with self.guarded(), self.clock.own:
-            yield
 
     def rates(self) -> tuple[float, float]:
         """Tokens per second, and the LM's share of the time, since the row before."""
@@ -173,9 +148,3 @@ def note_end(folder: RunFolder, state: RunState, **changes: Any) -> None:
     if not is_anothers(folder.lock):  # who may have begun anew where the folder was deleted
         with suppress(OSError):  # a full disk must not hide the error itself
             write_state(folder.state, known_state(folder) or state, **changes)
-
-
-def in_training(members: Sequence[RunInTraining]) -> list[RunInTraining]:
-    """Those whose turn it is: of all that are not at their end, the ones that are the furthest behind."""
-    behind = min((member.step for member in members if member.is_training), default=None)
-    return [member for member in members if member.is_training and member.step == behind]

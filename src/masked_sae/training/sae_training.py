@@ -3,6 +3,9 @@
 Axes: B activations, D `d_in`, F `d_sae`.
 """
 
+from collections.abc import Callable
+from dataclasses import fields, replace
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +13,9 @@ from masked_sae.activations.stream import Batch
 from masked_sae.errors import NonFiniteError
 from masked_sae.masks.run_masks import Masks
 from masked_sae.randomness import torch_generator
+from masked_sae.ranks import ALONE, Ranks
 from masked_sae.saes import SAE, TrainingOutput
+from masked_sae.training.gradients import average_gradients
 from masked_sae.training.schedule import Schedule, warmed_up
 
 
@@ -22,6 +27,10 @@ class SAETraining(nn.Module):
     Args:
         gradient_clip: of the global norm; 0 for none.
         seed: of what the SAE itself draws.
+
+    Attributes:
+        ranks: that every batch is divided among; each has all of the SAE, and the same step leads each to the same
+            weights.
     """
 
     def __init__(
@@ -35,6 +44,7 @@ class SAETraining(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.ranks: Ranks = ALONE
         self.sae, self.schedule, self.masks = sae, schedule, masks
         self.penalty_warmup_steps, self.gradient_clip, self.seed = penalty_warmup_steps, gradient_clip, seed
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=schedule.lr, fused=True)
@@ -42,16 +52,24 @@ class SAETraining(nn.Module):
         self.output: TrainingOutput | None = None  # of the latest step, for those who measure
         self.masked_share = 0.0
 
+    def divide_among(self, ranks: Ranks) -> None:
+        """From here on each of these gets its share of a batch."""
+        self.ranks = self.sae.ranks = ranks
+
     def learn(self, batch: Batch) -> None:
-        """One step. Gradients are gone after it: of many SAEs in a pack, one at a time has some."""
+        """One step on this rank's share of a batch. Gradients are gone after it: of many SAEs in a pack, one at a time
+        has some.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.at(self.step)
-        x_BD = self.masks.mask_inputs(batch.x_BD, self.step)
+        x_BD = self._mask_inputs(batch.x_BD)
         self.sae.begin_step(self.step, self.schedule.steps, self._draws)
         penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
-        self.output = self.sae.training_output(x_BD, batch.target_BD, self._mask_latents, penalty_share)
+        output = self.sae.training_output(x_BD, batch.target_BD, self._mask_latents, penalty_share)
         self.masked_share = batch.masked_share
-        self.output.loss.backward()  # type: ignore[no-untyped-call]
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.sae, self.ranks)
+        self.output = of_whole_batch(output, batch.target_BD, self.ranks)
         self.sae.project_decoder_gradient()
         if self.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.sae.parameters(), self.gradient_clip)
@@ -75,5 +93,36 @@ class SAETraining(nn.Module):
     def _draws(self) -> torch.Generator:
         return torch_generator(self.seed, "SAE's step", self.step, self.sae.b_enc_F.device)
 
+    def _mask_inputs(self, x_BD: Tensor) -> Tensor:
+        if self.ranks.is_alone or not self.masks.hide_inputs:
+            return self.masks.mask_inputs(x_BD, self.step)
+        return _within_batch(x_BD, self.ranks, lambda whole_BD: self.masks.mask_inputs(whole_BD, self.step))
+
     def _mask_latents(self, pre_BF: Tensor) -> Tensor:
-        return self.masks.mask_latents(pre_BF, self.step)
+        if self.ranks.is_alone or not self.masks.hide_latents:
+            return self.masks.mask_latents(pre_BF, self.step)
+        return _within_batch(pre_BF, self.ranks, lambda whole_BF: self.masks.mask_latents(whole_BF, self.step))
+
+
+def _within_batch(rows: Tensor, ranks: Ranks, mask: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a mask makes of these rows, where they stand in the whole batch: it draws for all of it, whatever the number
+    of ranks.
+    """
+    whole = rows.new_zeros(len(rows) * ranks.count, *rows.shape[1:])
+    share = ranks.share(len(whole))
+    whole[share] = rows
+    return mask(whole)[share]
+
+
+@torch.no_grad()
+def of_whole_batch(output: TrainingOutput, target_BD: Tensor, ranks: Ranks) -> TrainingOutput:
+    """What a step tells of this rank's share of a batch, told of all of it."""
+    if ranks.is_alone:
+        return output
+    names = [one.name for one in fields(output) if one.name != "dead"]  # which is of the whole batch already
+    own = torch.stack([getattr(output, name).detach().float() for name in names])
+    all_RN = ranks.gather(torch.cat([own, target_BD.mean(0)])[None])
+    means = dict(zip(names, all_RN[:, : len(names)].mean(0), strict=True))
+    target_RD = all_RN[:, len(names) :]
+    between = (target_RD - target_RD.mean(0)).square().sum(1).mean()  # the variance of the shares' means
+    return replace(output, **means | {"variance": means["variance"] + between})

@@ -1,7 +1,7 @@
 """Runs that share their LM's forwards, trained together: each is left as if it had been trained alone.
 
 train_pack        what is there already, and what is missing
-  _train_alike    LM and text, once; whose turn it is
+  _train_alike    LM and text, once; whose turn it is; the processes that help (`lead.py`)
     _begin        the folders are made
     fit           the step, again and again
     finish        thresholds, export, metrics
@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from masked_sae.activations.scale import ActivationStatistics
@@ -40,9 +41,13 @@ from masked_sae.training.beginning import Candidate, find_beginnings
 from masked_sae.training.callbacks.checkpointing import CheckpointCallback
 from masked_sae.training.callbacks.metrics import MetricsCallback
 from masked_sae.training.callbacks.progress import ProgressCallback
+from masked_sae.training.callbacks.together import TogetherCallback
 from masked_sae.training.done import is_complete, known_state, mended, wrong_with_sae
 from masked_sae.training.finish import Done, finish, measure_done
 from masked_sae.training.fit import fit
+from masked_sae.training.follow import Task
+from masked_sae.training.lead import Followers, followers, group_of
+from masked_sae.training.restoring import share
 from masked_sae.training.run_in_training import RunInTraining, note_end
 from masked_sae.training.stop_signals import StopRequest
 from masked_sae.training.threads import own_threads, use_threads, with_threads
@@ -109,14 +114,15 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
             state = _settled(run, patience)
             if state is not None:
                 outcomes.note(run, state)
-    alike: dict[tuple[int, str], list[Run]] = {}
+    alike: dict[tuple[int, str, int, int], list[Run]] = {}
     for run in outcomes.lacking(runs):
         trainer = run.config.trainer
         threads = trainer.threads or own_threads(None if run.config.force else run.folder, None)
-        alike.setdefault((threads, trainer.device), []).append(run)
+        alike.setdefault((threads, trainer.device, trainer.devices, trainer.nodes), []).append(run)
     for some in alike.values():
-        with outcomes.of(*some):
-            _train_alike(some, outcomes, patience)
+        trainer = some[0].config.trainer
+        with outcomes.of(*some), followers(trainer.devices, trainer.nodes) as others:
+            _train_alike(some, outcomes, patience, others)
         if outcomes.have_stopped:
             break
     return outcomes.all(runs)
@@ -134,9 +140,9 @@ def _settled(run: Run, patience: float) -> RunState | None:
         return mended(run)
 
 
-def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float) -> None:
-    """Runs that compute with the same number of threads, on the same device."""
-    device = find_device(runs[0].config.trainer.device)
+def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float, others: Followers | None) -> None:
+    """Runs that compute with the same number of threads, on devices of the same kind and number."""
+    device = find_device(runs[0].config.trainer.device, 0 if others else None)
     own = [use_threads(None if run.config.force else run.folder, run.config.trainer.threads) for run in runs]
     runs = [with_threads(run, threads) for run, threads in zip(runs, own, strict=True)]
     found = _load(runs, device, outcomes)
@@ -159,7 +165,7 @@ def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float) -> N
             with outcomes.of(*(one.run for one in done)):
                 _measure(done, outcomes)
         if members:
-            _train(members)
+            _train(members, others)
     except Exception as error:  # noqa: BLE001 - of what they share
         for member in members:
             if not member.has_ended:
@@ -260,19 +266,23 @@ def _say_running(run: Run, state: RunState) -> RunState:
         raise
 
 
-def _train(members: Sequence[RunInTraining]) -> None:
+def _train(members: Sequence[RunInTraining], others: Followers | None) -> None:
     """Every member ends: done, failed, or preempted where a stop was asked for."""
     longest = max(members, key=lambda member: member.steps)
     points = list(dict.fromkeys(member.point for member in members))
     caches = find_caches([member.run for member in members], longest.parts)
-    stream = make_stream(longest.run, longest.parts, points, caches)
     stop, trainer = StopRequest(), longest.run.config.trainer
-    callbacks = [
+    callbacks: list[pl.Callback] = [
         MetricsCallback(_validations(members)),
         ProgressCallback(longest.run.config.data.batch_size, trainer.progress),
         CheckpointCallback(stop),
     ]
-    fit(members, stream, callbacks, stop)
+    with group_of(others, Task.of(members), longest.parts.lm.device) as (ranks, ranks_of_stream):
+        for member in members:
+            share(member.training, ranks)
+        stream = make_stream(longest.run, longest.parts, points, caches, ranks_of_stream)
+        together = [] if ranks.is_alone else [TogetherCallback(ranks)]
+        fit(members, stream, [*callbacks, *together], stop, trainer, ranks)
     del stream, callbacks  # the window's memory, before anything is measured
     trained = [member for member in members if not member.has_ended]
     if stop.signal is not None and not any(member.is_training for member in trained):

@@ -1,0 +1,46 @@
+"""Gradients of ranks that train together, averaged: of the large ones only the latents' rows that have any."""
+
+import torch
+from torch import Tensor
+
+from masked_sae.ranks import Ranks
+from masked_sae.saes import SAE
+
+_DENSE_FROM = 0.5  # of the latents with a gradient on some rank: from there on all rows travel
+
+
+@torch.no_grad()
+def average_gradients(sae: SAE, ranks: Ranks) -> None:
+    """Puts in place of each parameter's gradient, that of this rank's share of the batch, the whole batch's.
+
+    A latent that was active nowhere has rows of zeros in both matrices' gradients, on each rank. Which these are has to
+    be told to the host, so with static shapes all rows travel.
+    """
+    if ranks.is_alone:
+        return
+    gradients = [one.grad for one in sae.parameters() if one.grad is not None]
+    by_latent = [one for one in gradients if one.shape == sae.W_dec_FD.shape]
+    others = [one for one in gradients if one.shape != sae.W_dec_FD.shape]
+    _average(others, ranks)
+    rows = None if sae.has_static_shapes else _rows_with_any(by_latent, ranks)
+    if rows is None:
+        for gradient_FD in by_latent:
+            gradient_FD.copy_(ranks.mean(gradient_FD))
+        return
+    parts = [gradient_FD[rows] for gradient_FD in by_latent]
+    _average(parts, ranks)
+    for gradient_FD, part in zip(by_latent, parts, strict=True):
+        gradient_FD[rows] = part
+
+
+def _rows_with_any(gradients: list[Tensor], ranks: Ranks) -> Tensor | None:
+    """Latents that have a gradient on some rank; None where they are too many for it to pay."""
+    any_F = ranks.any(torch.stack([gradient_FD.any(1) for gradient_FD in gradients]).any(0))
+    return any_F.nonzero().squeeze(1) if any_F.count_nonzero() < _DENSE_FROM * len(any_F) else None
+
+
+def _average(tensors: list[Tensor], ranks: Ranks) -> None:
+    """In place, by one message."""
+    mean = ranks.mean(torch.cat([one.flatten() for one in tensors]))
+    for one, part in zip(tensors, mean.split([one.numel() for one in tensors]), strict=True):
+        one.copy_(part.view_as(one))
