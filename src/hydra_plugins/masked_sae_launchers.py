@@ -40,6 +40,8 @@ class SlurmSettings(SlurmQueueConf):
 
     array_parallelism: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     timeout_min: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    nodes: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    tasks_per_node: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     python: str | None = None
     chain: int | None = None
 

@@ -69,6 +69,11 @@ class TrainerSettings:
     validation_tokens: int = 2048
     matmul_precision: str = neutral("highest", label="matmul precision")  # the one of these that is in the id
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.nodes
+
 
 @dataclass(kw_only=True)
 class WandbSettings:
@@ -218,9 +223,8 @@ def check(config: RunConfig) -> None:
     config.sae.check()
     checks.seed("seed", config.seed)
     config.optim.check()
-    ranks = config.trainer.devices * config.trainer.nodes
-    if config.data.batch_size % ranks:
-        valid = f"a number that {ranks} processes (trainer.devices x trainer.nodes) can divide equally"
+    if config.data.batch_size % config.trainer.ranks:
+        valid = f"a multiple of {config.trainer.ranks}, the processes that share it (trainer.devices x trainer.nodes)"
         raise InputError("data.batch_size", config.data.batch_size, valid)
     for key in ("log_every_steps", "checkpoint_every_steps"):
         checks.count(f"trainer.{key}", getattr(config.trainer, key))

@@ -22,6 +22,7 @@ class JobBill:
     Attributes:
         tokens: activations that its members are trained on, each counted.
         dense, sparse: operations of all its members' steps.
+        memory: of each of the processes that train together, `ranks`.
     """
 
     label: str
@@ -33,6 +34,7 @@ class JobBill:
     memory: Memory | None
     files: RunFiles | None
     seconds: Seconds
+    ranks: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _job(pack: Sequence[Run], speed: Speed | None, on_cuda: bool) -> JobBill:
     elif reading.forward is None:
         seconds = Seconds(None, None, "the LM's arithmetic")
     else:
-        seconds = speed.seconds(pack, reading, on_cuda)
+        seconds = speed.seconds(pack, reading, on_cuda).among(pack[0].config.trainer.ranks)
     return JobBill(
         label_of(pack),
         len(pack),
@@ -110,6 +112,7 @@ def _job(pack: Sequence[Run], speed: Speed | None, on_cuda: bool) -> JobBill:
         memory_of(pack, reading, on_cuda),
         files_of(pack, reading),
         seconds,
+        pack[0].config.trainer.ranks,
     )
 
 
@@ -128,6 +131,8 @@ def _unknown(
         found.append("the sparse part of steps whose price decides how many latents are active; at first all are dense")
     if place.memory is None:
         found.append(f"memory that there is: {place.unknown}")
+    if speed is not None and any(job.ranks > 1 for job in jobs):
+        found.append("what processes that train together take to exchange: times are divided among them")
     if speed is None:
         found.append("time: plan_measure=true takes a few steps here, plan_tflops=N counts by a device's speed")
     if isinstance(speed, MeasuredSpeed) and not place.here:

@@ -64,7 +64,7 @@ def memory_of(pack: Sequence[Run], reading: Reading, on_cuda: bool) -> Memory | 
     parts = {
         _LM: forward.weights,
         _FORWARD: forward.peak,
-        _WINDOW: reading.window_bytes(_FLOAT),
+        _WINDOW: reading.window_bytes(_FLOAT) // pack[0].config.trainer.ranks,
         _SAES: _KEPT * sum(weights),
         _GRADIENTS: max(weights),
         _STEP: max(steps),
@@ -81,5 +81,6 @@ def _step_bytes(config: RunConfig, d_in: int, on_cuda: bool) -> int | None:
     cost = config.sae.step_cost(on_cuda)
     if cost is None:
         return None
-    numbers = config.data.batch_size * (cost.latents * config.sae.d_sae + cost.activations * d_in)
+    rows = config.data.batch_size // config.trainer.ranks
+    numbers = rows * (cost.latents * config.sae.d_sae + cost.activations * d_in)
     return _FLOAT * (numbers + cost.square**2)

@@ -39,6 +39,11 @@ class Seconds:
     def total(self) -> float | None:
         return None if self.lm is None or self.saes is None else self.lm + self.saes
 
+    def among(self, ranks: int) -> "Seconds":
+        """For so many processes that share the work, as if they exchanged nothing."""
+        lm, saes = (None if one is None else one / ranks for one in (self.lm, self.saes))
+        return Seconds(lm, saes, self.unknown)
+
 
 class Speed(Protocol):
     @property

@@ -40,6 +40,7 @@ class Attempt:
     modules: digests of the user's own modules that the run names.
     cpus: that the process might use, such as `0-3,8`; empty where it is not known.
     code: digest of this project's code; empty where an older version wrote the entry.
+    ranks: processes that trained together.
     """
 
     began: str
@@ -50,9 +51,12 @@ class Attempt:
     modules: Mapping[str, str] = field(default_factory=dict[str, str])
     cpus: str = ""
     code: str = ""
+    ranks: int = 1
 
 
-def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[str, str], code: str) -> None:
+def note_attempt(
+    path: Path, step: int, device: torch.device, modules: Mapping[str, str], code: str, ranks: int = 1
+) -> None:
     """Adds an entry for an attempt that begins now; earlier entries stay as they are, whatever they hold."""
     entry: dict[str, Any] = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,6 +67,7 @@ def note_attempt(path: Path, step: int, device: torch.device, modules: Mapping[s
         "modules": dict(modules),
         "cpus": usable_cpus(),
         "code": code,
+        "ranks": ranks,
     }
     write_json(path, [*_entries(path), entry])
 
@@ -105,8 +110,8 @@ def _parsed(entry: Any) -> Attempt | None:
         software = Software(str(entry["commit"]), versions)
         modules = {str(name): str(digest) for name, digest in entry.get("modules", {}).items()}
         began, step, device, threads = entry["began"], entry["step"], entry["device"], entry["threads"]
-        cpus, code = str(entry.get("cpus", "")), str(entry.get("code", ""))
-        return Attempt(str(began), int(step), software, str(device), int(threads), modules, cpus, code)
+        cpus, code, ranks = str(entry.get("cpus", "")), str(entry.get("code", "")), int(entry.get("ranks", 1))
+        return Attempt(str(began), int(step), software, str(device), int(threads), modules, cpus, code, ranks)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

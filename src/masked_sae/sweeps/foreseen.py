@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from masked_sae.runs.run import Run
-from masked_sae.sweeps.machine import auto_workers, gpus_for
+from masked_sae.sweeps.machine import auto_workers, gpus_for, most_devices
 from masked_sae.sweeps.packs import Fits, fits_here, fits_in_job, fits_side_by_side, make_packs
 from masked_sae.training.assemble import find_device
 from masked_sae.training.done import is_left_out
@@ -21,7 +21,7 @@ class Place:
     """Where a job trains, as far as is known.
 
     Attributes:
-        memory: bytes of the device; None where nothing tells: `unknown` says why.
+        memory: bytes of the device, or on a CPU of each process that trains there; None where nothing tells: `unknown` says why.
         at_once: jobs that train side by side; None where nothing tells.
         here: whether it is this machine.
     """
@@ -69,7 +69,7 @@ def jobs_on_workstation(runs: Sequence[Run], workers: int | None) -> Foreseen:
         return _foreseen(runs, left, fits_in_job({}), Place(here.on_cuda, None, here.unknown, workers), count)
     gpus = gpus_for(left)
     count = workers or auto_workers(left, gpus)
-    share = here.memory // -(-count // len(gpus)) if gpus else here.memory // count
+    share = here.memory // -(-count * most_devices(left) // len(gpus)) if gpus else here.memory // count
     return _foreseen(runs, left, fits_side_by_side(count), Place(here.on_cuda, share, at_once=count), count)
 
 
@@ -83,7 +83,7 @@ def jobs_on_slurm(runs: Sequence[Run], settings: Mapping[str, Any]) -> Foreseen:
     if gpus or devices == {"cuda"}:
         place = Place(True, None, "which GPU a job gets", at_once, here=False)
     elif isinstance(memory, (int, float)):
-        place = Place(False, int(memory * 2**30), at_once=at_once, here=False)
+        place = Place(False, int(memory * 2**30) // most_devices(left or runs), at_once=at_once, here=False)
     else:
         place = Place(False, None, "what a job may use: hydra.launcher.mem_gb is null", at_once, here=False)
     return _foreseen(runs, left, fits_in_job(settings), place, at_once or 1)
@@ -114,7 +114,8 @@ def _of_this_machine(runs: Sequence[Run]) -> Place:
     if "cuda" in asked and not torch.cuda.is_available():
         return Place(True, None, _HERE_IS_NO_GPU)
     device = find_device("cpu" if asked == {"cpu"} else "auto")
-    return Place(device.type == "cuda", available_bytes(device))
+    shared_by = most_devices(runs) if runs and device.type == "cpu" else 1
+    return Place(device.type == "cuda", available_bytes(device) // shared_by)
 
 
 def _left(runs: Sequence[Run]) -> list[Run]:

@@ -16,15 +16,39 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def auto_workers(runs: Sequence[Run], gpus: Sequence[str]) -> int:
-    """One for each GPU; without, as many as have CPUs for their threads and memory for the largest run, and at least
-    one.
+    """One for each GPU, or for as many as train together; without, as many as have CPUs for their threads and memory for
+    the largest run, and at least one.
     """
     if gpus:
-        return len(gpus)
+        return max(1, len(gpus) // most_devices(runs))
     threads = max(
-        run.config.trainer.threads or own_threads(None if run.config.force else run.folder, None) for run in runs
+        run.config.trainer.devices
+        * (run.config.trainer.threads or own_threads(None if run.config.force else run.folder, None))
+        for run in runs
     )
     return max(1, min(count_cpus() // threads, most_side_by_side(runs)))
+
+
+def most_devices(runs: Sequence[Run]) -> int:
+    """That a worker needs."""
+    return max(run.config.trainer.devices for run in runs)
+
+
+def dealt_out(gpus: Sequence[str], workers: int, each: int) -> list[str | None]:
+    """The GPUs of each of so many workers, as its CUDA_VISIBLE_DEVICES names them; None where it sees what there is.
+
+    Args:
+        each: how many a worker needs.
+
+    Raises:
+        InputError: there are fewer than that.
+    """
+    if not gpus:
+        return [None] * workers
+    if len(gpus) < each:
+        raise InputError("trainer.devices", each, f"at most {len(gpus)}, the GPUs that are here")
+    places = len(gpus) // each
+    return [",".join(gpus[number % places * each :][:each]) for number in range(workers)]
 
 
 def gpus_for(runs: Sequence[Run]) -> list[str]:

@@ -24,7 +24,7 @@ from masked_sae.runs.state import RunState, write_state
 from masked_sae.sweeps.summary import find_state
 from masked_sae.tracking.sweep import log_sweep
 from masked_sae.training.assemble import find_device
-from masked_sae.training.memory import available_bytes, gib, pack_bytes
+from masked_sae.training.memory import available_bytes, bytes_for_each, gib, pack_bytes
 from masked_sae.training.threads import own_threads
 from masked_sae.training.train_pack import Outcome, train_pack
 
@@ -98,7 +98,8 @@ def _evenly(runs: Sequence[Run], count: int) -> list[list[Run]]:
 
 def fits_here(runs: Sequence[Run]) -> bool:
     """Whether this machine can hold these together; one always counts as fitting."""
-    return len(runs) == 1 or _fits(runs, available_bytes(find_device(runs[0].config.trainer.device)))
+    trainer = runs[0].config.trainer
+    return len(runs) == 1 or _fits(runs, bytes_for_each(find_device(trainer.device), trainer))
 
 
 def fits_side_by_side(workers: int) -> Fits:
@@ -111,16 +112,17 @@ def fits_side_by_side(workers: int) -> Fits:
 
 
 def _share_of_memory(run: Run, workers: int) -> int:
-    device = find_device(run.config.trainer.device)
+    device, trainer = find_device(run.config.trainer.device), run.config.trainer
     if device.type != "cuda":
-        return available_bytes(device) // workers
+        return bytes_for_each(device, trainer) // workers
     gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    return min(map(available_bytes, gpus)) // math.ceil(workers / len(gpus))
+    return min(map(available_bytes, gpus)) // math.ceil(workers * trainer.devices / len(gpus))
 
 
 def most_side_by_side(runs: Sequence[Run]) -> int:
     """How many of the largest of these runs, each alone, this machine's memory holds at one time."""
-    return int(_MARGIN * available_bytes(torch.device("cpu"))) // max(pack_bytes([run.config]) for run in runs)
+    needed = max(pack_bytes([run.config]) * run.config.trainer.devices for run in runs)
+    return int(_MARGIN * available_bytes(torch.device("cpu"))) // needed
 
 
 def fits_in_job(settings: Mapping[str, Any]) -> Fits:
@@ -132,7 +134,7 @@ def fits_in_job(settings: Mapping[str, Any]) -> Fits:
     def fits(runs: Sequence[Run]) -> bool:
         if not isinstance(memory, (int, float)) or on_gpu or runs[0].config.trainer.device == "cuda":
             return len(runs) <= _MOST_UNTOLD
-        return len(runs) == 1 or _fits(runs, int(memory * 2**30))
+        return len(runs) == 1 or _fits(runs, int(memory * 2**30) // runs[0].config.trainer.devices)
 
     return fits
 
@@ -197,7 +199,7 @@ def _is_too_large(runs: Sequence[Run]) -> bool:
     try:
         if fits_here(runs):
             return False
-        available = available_bytes(find_device(runs[0].config.trainer.device))
+        available = bytes_for_each(find_device(runs[0].config.trainer.device), runs[0].config.trainer)
     except InputError:
         return False  # each member's training says what is wrong
     needed = pack_bytes([run.config for run in runs])

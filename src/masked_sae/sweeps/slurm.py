@@ -55,6 +55,7 @@ def submit_and_wait(
         InputError: SLURM takes no such jobs; the members that came to nothing are on no record.
     """
     sweep = runs[0].folder.path.parent
+    settings = {**settings, **tasks_for(runs, settings)}
     _refuse_what_no_job_holds(runs, settings)
     take_over_former(runs)
     known = {member.folder.path for run in runs for member in read_members(run.folder.path.parent)}
@@ -89,6 +90,29 @@ def submit_and_wait(
         end_sweep(runs)
 
 
+def tasks_for(runs: Sequence[Run], settings: Mapping[str, Any]) -> dict[str, int]:
+    """What the launcher is told of tasks: a job has one for each of the processes that train together.
+
+    Raises:
+        InputError: it was told otherwise, or not all runs have as many.
+    """
+    found: dict[str, int] = {}
+    for name, key in (("tasks_per_node", "devices"), ("nodes", "nodes")):
+        asked = {getattr(run.config.trainer, key) for run in runs}
+        if len(asked) > 1:
+            raise InputError(f"trainer.{key}", ",".join(map(str, sorted(asked))), "one number for all jobs of a sweep")
+        (found[name],) = asked
+        if settings.get(name) not in (None, found[name]):
+            raise InputError(
+                f"hydra.launcher.{name}", settings[name], f"null, or {found[name]} as trainer.{key} has it"
+            )
+    gpus = settings.get("gpus_per_node")
+    if isinstance(gpus, int) and gpus < found["tasks_per_node"]:
+        valid = f"at least {found['tasks_per_node']}: trainer.devices has a GPU each"
+        raise InputError("hydra.launcher.gpus_per_node", gpus, valid)
+    return found
+
+
 def _left_in_queue(runs: Sequence[Run]) -> list[Run]:
     """Those that an earlier command sent."""
     sent = _sent(runs)
@@ -100,7 +124,10 @@ def _refuse_what_no_job_holds(runs: Sequence[Run], settings: Mapping[str, Any]) 
     if isinstance(memory, (int, float)):
         for run in runs:
             refuse_larger_than(
-                run.config, LEAST_D_IN, int(memory * 2**30), f"a job has (hydra.launcher.mem_gb={memory:g})"
+                run.config,
+                LEAST_D_IN,
+                int(memory * 2**30) // run.config.trainer.devices,
+                f"a task has (hydra.launcher.mem_gb={memory:g})",
             )
 
 

@@ -27,7 +27,8 @@ class Place:
 
     Attributes:
         log: what it prints is added to this file.
-        gpu: the only one that it sees, as CUDA_VISIBLE_DEVICES names it; None: it sees what its parent does.
+        gpu: the only one that it sees, or the only ones, as CUDA_VISIBLE_DEVICES names them; None: it sees what its
+            parent does.
     """
 
     number: int

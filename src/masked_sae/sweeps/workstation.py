@@ -11,7 +11,7 @@ from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.run import Run
 from masked_sae.sweeps.local import begin_here, end_sweep
 from masked_sae.sweeps.logs import WORKERS
-from masked_sae.sweeps.machine import auto_workers, gpus_for
+from masked_sae.sweeps.machine import auto_workers, dealt_out, gpus_for, most_devices
 from masked_sae.sweeps.packs import fits_side_by_side, make_packs
 from masked_sae.sweeps.progress import screen_for
 from masked_sae.sweeps.side_by_side import train_side_by_side
@@ -43,10 +43,9 @@ def _train(runs: Sequence[Run], waiting: Sequence[Run], workers: int | None) -> 
     count = workers or auto_workers(waiting, gpus)
     packs = make_packs(waiting, fits_side_by_side(count), workers=count)
     logs = runs[0].folder.path.parent / WORKERS
-    places = [
-        Place(number, logs / f"{number}.log", gpus[number % len(gpus)] if gpus else None)
-        for number in range(min(count, len(packs)))
-    ]
+    count = min(count, len(packs))
+    dealt = dealt_out(gpus, count, most_devices(waiting))
+    places = [Place(number, logs / f"{number}.log", own) for number, own in enumerate(dealt)]
     how_many = f"{len(packs)} {'pack' if len(packs) == 1 else 'packs'}"
     print(f"{how_many} in {len(places)} {'worker' if len(places) == 1 else 'workers'}; their logs: {logs}", flush=True)
     return train_side_by_side(packs, places, screen_for(runs, waiting))

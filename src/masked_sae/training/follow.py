@@ -76,7 +76,7 @@ def follow(store: dist.Store, rank: int, count: int, local_rank: int) -> None:
 
     Signals are for the first one to heed: it tells what comes of them.
     """
-    for signal_number in SIGNALS:
+    for signal_number in (*SIGNALS, signal.SIGUSR1):
         signal.signal(signal_number, signal.SIG_IGN)
     for number in itertools.count():
         told = hear(store, f"task/{number}")

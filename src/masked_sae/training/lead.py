@@ -98,11 +98,14 @@ class Followers:
 
 
 @contextmanager
-def followers(devices: int, nodes: int) -> Generator[Followers | None]:
+def followers(devices: int, nodes: int, kind: str) -> Generator[Followers | None]:
     """The processes that train with this one, `devices` on each of `nodes`; None where it is alone.
 
     In a SLURM job they are its other tasks, which stay for the next pack; elsewhere they are started here, and end with
     the block.
+
+    Args:
+        kind: of the devices, as torch calls it.
 
     Raises:
         InputError: a job has another number of tasks, or there is no job to have nodes.
@@ -115,6 +118,8 @@ def followers(devices: int, nodes: int) -> Generator[Followers | None]:
             raise InputError("trainer.devices", devices, valid)
         yield Followers(store_of_job(), count)
         return
+    if kind == "cuda" and devices > torch.cuda.device_count():
+        raise InputError("trainer.devices", devices, f"at most {torch.cuda.device_count()}, the GPUs that are here")
     if nodes > 1:
         raise InputError("trainer.nodes", nodes, "1 outside of a SLURM job (hydra/launcher=slurm)")
     if count == 1:

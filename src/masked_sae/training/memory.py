@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from masked_sae.activations.lm_size import LMSize, lm_size
-from masked_sae.config import RunConfig
+from masked_sae.config import RunConfig, TrainerSettings
 from masked_sae.errors import InputError
 
 LEAST_D_IN = 1  # where the LM has not been read
@@ -25,7 +25,8 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def needed_bytes(config: RunConfig, d_in: int) -> int:
-    """A lower bound on what training holds at one time: less will not do, and more may be needed.
+    """A lower bound on what training holds at one time: less will not do, and more may be needed. Of processes that train
+    together, what each holds.
 
     Counted are the SAE's weights and biases with their gradients and Adam's moments, the window of activations (and of
     clean targets), a batch of activations and its pre-activations. Not the LM, whose size is its own affair.
@@ -35,7 +36,7 @@ def needed_bytes(config: RunConfig, d_in: int) -> int:
 
 def pack_bytes(configs: Sequence[RunConfig]) -> int:
     """What runs that share their forwards hold at one time when they are trained together: an estimate, rather too much
-    than too little.
+    than too little. Of processes that train together, what each holds.
 
     Once for all: the LM and a forward of it, a window of activations for each hook point, and what a step takes, as one
     member steps at a time. For each: its weights with gradient and moments, and the SAE that is measured at the end.
@@ -45,7 +46,7 @@ def pack_bytes(configs: Sequence[RunConfig]) -> int:
     sizes = [lm_size(config.lm, sequences, length) or _UNKNOWN for config in configs]
     both = list(zip(configs, sizes, strict=True))
     windows = {config.lm.hook_name: _window_bytes(config, size.d_in) for config, size in both}
-    step = max(_OF_A_STEP * _FLOAT * config.data.batch_size * config.sae.d_sae for config in configs)
+    step = max(_OF_A_STEP * _FLOAT * _rows(config) * config.sae.d_sae for config in configs)
     weights = [_weight_bytes(config, size.d_in) for config, size in both]
     own = (_KEPT + _MEASURED) * sum(weights) + max(weights)
     read = max(windows.values()) if any(config.data.cache != "false" for config in configs) else 0  # from disk
@@ -61,7 +62,12 @@ def _window_bytes(config: RunConfig, d_in: int) -> int:
     data = config.data
     clean = any(getattr(mask, "target", None) == "clean" for mask in config.mask.values() if not mask.is_off)
     batches = min(max(1, data.window_tokens // data.batch_size), max(1, data.train_tokens // data.batch_size))
-    return _FLOAT * batches * data.batch_size * d_in * (2 if clean else 1)
+    return _FLOAT * batches * _rows(config) * d_in * (2 if clean else 1)
+
+
+def _rows(config: RunConfig) -> int:
+    """Of a batch, that one process has."""
+    return config.data.batch_size // config.trainer.ranks
 
 
 def _parts(config: RunConfig, d_in: int) -> dict[tuple[str, int], int]:
@@ -73,10 +79,15 @@ def _parts(config: RunConfig, d_in: int) -> dict[tuple[str, int], int]:
     parts = {
         d_sae: _WEIGHTS * _weight_bytes(config, d_in),
         window: _window_bytes(config, d_in),
-        batch: _FLOAT * data.batch_size * d_in,
+        batch: _FLOAT * _rows(config) * d_in,
     }
-    parts[d_sae if sae.d_sae >= data.batch_size else batch] += _FLOAT * data.batch_size * sae.d_sae
+    parts[d_sae if sae.d_sae >= data.batch_size else batch] += _FLOAT * _rows(config) * sae.d_sae
     return parts
+
+
+def bytes_for_each(device: torch.device, trainer: TrainerSettings) -> int:
+    """Of `available_bytes`, what there is for each of the processes that train together: on a CPU they share it."""
+    return available_bytes(device) // (trainer.devices if device.type == "cpu" else 1)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -93,7 +104,9 @@ def refuse_too_large(config: RunConfig, d_in: int, device: torch.device) -> None
     InputError: the run needs more memory than there is; names the setting that weighs most.
     """
     where = "this GPU has" if device.type == "cuda" else "this machine has"
-    refuse_larger_than(config, d_in, available_bytes(device), where)
+    if device.type == "cpu" and config.trainer.devices > 1:
+        where += " for each process"
+    refuse_larger_than(config, d_in, bytes_for_each(device, config.trainer), where)
 
 
 def refuse_larger_than(config: RunConfig, d_in: int, limit: int, where: str) -> None:

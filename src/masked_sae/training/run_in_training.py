@@ -68,7 +68,8 @@ class RunInTraining(Member):
         self._resumed_row: Metrics | None = None if checkpoint is None else checkpoint.meta.get("last_row")
         resumed_at = training.step
         if resumed_at < training.schedule.steps:  # else only the evaluation is left
-            note_attempt(folder.attempts, resumed_at, device, dict(own_modules(config).values()), code_digest())
+            modules, ranks = dict(own_modules(config).values()), config.trainer.ranks
+            note_attempt(folder.attempts, resumed_at, device, modules, code_digest(), ranks)
         self.watch = FolderWatch(folder.path)
         self.clock = TrainingClock(device, 0.0 if checkpoint is None else checkpoint.meta["seconds"])
         self.notes = StateNotes(folder.state, state, config.data.batch_size, self.clock)

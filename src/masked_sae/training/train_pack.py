@@ -121,7 +121,7 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
         alike.setdefault((threads, trainer.device, trainer.devices, trainer.nodes), []).append(run)
     for some in alike.values():
         trainer = some[0].config.trainer
-        with outcomes.of(*some), followers(trainer.devices, trainer.nodes) as others:
+        with outcomes.of(*some), followers(trainer.devices, trainer.nodes, find_device(trainer.device).type) as others:
             _train_alike(some, outcomes, patience, others)
         if outcomes.have_stopped:
             break
