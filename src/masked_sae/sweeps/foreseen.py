@@ -21,7 +21,8 @@ class Place:
     """Where a job trains, as far as is known.
 
     Attributes:
-        memory: bytes of the device, or on a CPU of each process that trains there; None where nothing tells: `unknown` says why.
+        memory: bytes of the device, or on a CPU for each process that trains there; None where nothing tells: `unknown`
+            says why.
         at_once: jobs that train side by side; None where nothing tells.
         here: whether it is this machine.
     """

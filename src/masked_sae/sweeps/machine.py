@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from masked_sae.errors import InputError
 from masked_sae.runs.run import Run
 from masked_sae.sweeps.packs import most_side_by_side
 from masked_sae.training.assemble import find_device
@@ -16,8 +17,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def auto_workers(runs: Sequence[Run], gpus: Sequence[str]) -> int:
-    """One for each GPU, or for as many as train together; without, as many as have CPUs for their threads and memory for
-    the largest run, and at least one.
+    """One for each GPU, or for as many as train together; without, as many as have CPUs for their threads and memory
+    for the largest run, and at least one.
     """
     if gpus:
         return max(1, len(gpus) // most_devices(runs))

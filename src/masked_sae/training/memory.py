@@ -25,8 +25,8 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def needed_bytes(config: RunConfig, d_in: int) -> int:
-    """A lower bound on what training holds at one time: less will not do, and more may be needed. Of processes that train
-    together, what each holds.
+    """A lower bound on what training holds at one time: less will not do, and more may be needed. Of processes that
+    train together, what each holds.
 
     Counted are the SAE's weights and biases with their gradients and Adam's moments, the window of activations (and of
     clean targets), a batch of activations and its pre-activations. Not the LM, whose size is its own affair.

@@ -120,7 +120,7 @@ def of_whole_batch(output: TrainingOutput, target_BD: Tensor, ranks: Ranks) -> T
     if ranks.is_alone:
         return output
     names = [one.name for one in fields(output) if one.name != "dead"]  # which is of the whole batch already
-    own = torch.stack([getattr(output, name).detach().float() for name in names])
+    own = torch.stack([getattr(output, name).detach().to(target_BD.dtype) for name in names])
     all_RN = ranks.gather(torch.cat([own, target_BD.mean(0)])[None])
     means = dict(zip(names, all_RN[:, : len(names)].mean(0), strict=True))
     target_RD = all_RN[:, len(names) :]
