@@ -75,3 +75,16 @@ def fail_on(ranks: Ranks, rank: int) -> None:
 def _share_of(batch: Batch, ranks: Ranks) -> Batch:
     rows = ranks.share(BATCH)
     return Batch(batch.x_BD[rows], batch.target_BD[rows], batch.masked_share)
+
+
+def windows(
+    ranks: Ranks, folder: str, hook_names: list[str], indices: list[int], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Batches of a stream over a small LM: this rank's rows at each point, or what is wrong with them, and how many
+    sequences this rank's forwards read.
+    """
+    from support.streaming import batches_of, counted_sequences
+
+    with counted_sequences() as read:
+        found = batches_of(ranks, folder, hook_names, indices, **options)
+    return {"batches": found, "sequences": sum(read)}

@@ -19,7 +19,7 @@ from masked_sae.sweeps.ending import end_run
 from masked_sae.sweeps.packs import label_of
 from masked_sae.sweeps.progress import Screen
 from masked_sae.sweeps.worker import Place, work
-from masked_sae.training.stop_signals import SIGNALS, StopRequest
+from masked_sae.training.stop_signals import SIGNALS, StopRequest, how_it_ended
 
 _LOOKS_EVERY_SECONDS = 1.0
 _MOST_LOSSES = 2  # of a pack's worker; then it is the pack
@@ -122,7 +122,7 @@ class _Training:
         worker.connection.close()
         self._free.append(worker.place)
         if not stop.requested:
-            self._go_on_once(worker, _how_it_ended(worker.process))
+            self._go_on_once(worker, how_it_ended(worker.process.exitcode or 0))
         self._screen.end(worker.place.number, worker.pack)
 
     def _go_on_once(self, worker: _Worker, how: str) -> None:
@@ -162,13 +162,6 @@ def _signals_held_back() -> Generator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _how_it_ended(process: SpawnProcess) -> str:
-    code = process.exitcode or 0
-    if code == -signal.SIGKILL:
-        return "was killed by SIGKILL, as by a kernel that is out of memory"
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _end_unfinished(run: Run, status: Status, why: str) -> None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from masked_sae.errors import InputError
 from masked_sae.ranks import ALONE, Ranks
 from masked_sae.training.rank_group import HERE, joined, open_store, store_of_job, task_of_job, tell
+from masked_sae.training.stop_signals import how_it_ended
 
 FOLLOWER = "masked_sae.training.follow"
 _LOOKS_EVERY_SECONDS = 0.05
@@ -89,9 +90,8 @@ class Followers:
                 if self._store.check([f"error/{number}/{rank}"]):
                     return f"rank {rank}: {self._store.get(f'error/{number}/{rank}').decode()}"
             for rank, process in enumerate(self._processes, start=1):
-                code = process.poll()
-                if code:
-                    return f"rank {rank}: its process ended with exit code {code}"
+                if process.poll():
+                    return f"rank {rank}: its process {how_it_ended(process.returncode)}"
             if time.monotonic() > deadline:
                 return None
             time.sleep(_LOOKS_EVERY_SECONDS)

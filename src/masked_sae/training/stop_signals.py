@@ -38,3 +38,10 @@ class StopRequest:
             raise KeyboardInterrupt
         if self.signal is not signal.SIGUSR2:  # SIGTERM follows it at the time limit, and must not hide it
             self.signal = signal.Signals(number)
+
+
+def how_it_ended(code: int) -> str:
+    """Of a process that has ended, by its exit code: below 0 by a signal."""
+    if code == -signal.SIGKILL:
+        return "was killed by SIGKILL, as by a kernel that is out of memory"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
