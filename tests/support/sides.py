@@ -83,6 +83,8 @@ SIDES = {
     "optim.gradient_clip": IN,
     "trainer.device": OUT,
     "trainer.threads": OUT,
+    "trainer.devices": OUT,
+    "trainer.nodes": OUT,
     "trainer.matmul_precision": IN,
     "trainer.log_every_steps": OUT,
     "trainer.checkpoint_every_steps": OUT,
@@ -145,4 +147,4 @@ OTHERWISE = {
 PLACES = ("output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir")  # another in every run of the tests
 # The first is for sweeps on SLURM alone; where there is a plan nothing is trained.
 PLANNING = ("plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json")
-EXCEPTED = ("detach", "trainer.device", "trainer.threads", *PLANNING)
+EXCEPTED = ("detach", "trainer.device", "trainer.threads", "trainer.devices", "trainer.nodes", *PLANNING)

@@ -206,7 +206,13 @@ class WindowCache:
 
 
 def stream_cache(
-    settings: DataSettings, lm_dtype: str, lm_output: str, device: torch.device, *, windows: int | None = None
+    settings: DataSettings,
+    lm_dtype: str,
+    lm_output: str,
+    device: torch.device,
+    *,
+    windows: int | None = None,
+    ranks: int = 1,
 ) -> WindowCache | None:
     """The cache of a run's stream, by `data.cache`; None where it is to do without: with `auto` also where no window of
     the stream is there. What is stored has the bits that this process would compute, on the same kind of processor.
@@ -215,13 +221,15 @@ def stream_cache(
         lm_output: of the run's `Sharing`.
         device: that the LM runs on; on a CPU torch's number of threads counts, too.
         windows: how many the stream has.
+        ranks: that share its forwards.
     """
     if settings.cache == "false":
         return None
     dtype = settings.cache_dtype or lm_dtype
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    shares = [] if ranks == 1 else [f"{ranks} ranks"]  # whose forwards have other sequences together
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-    key = of_all([_FORMAT, *libraries, device.type, threads, dtype, lm_output])
+    key = of_all([_FORMAT, *libraries, device.type, threads, *shares, dtype, lm_output])
     cache = WindowCache(
         Path(settings.cache_dir),
         key,

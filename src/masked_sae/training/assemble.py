@@ -129,7 +129,8 @@ def find_caches(runs: Sequence[Run], parts: TrainingParts) -> dict[str, WindowCa
     for run in runs:
         if run.shares is not None and run.config.lm.hook_name not in found:
             lm, data = run.config.lm, run.config.data
-            cache = stream_cache(data, lm.dtype, run.shares.lm_output, parts.lm.device, windows=parts.plan.windows)
+            output, device, ranks = run.shares.lm_output, parts.lm.device, run.config.trainer.ranks
+            cache = stream_cache(data, lm.dtype, output, device, windows=parts.plan.windows, ranks=ranks)
             found |= {} if cache is None else {lm.hook_name: cache}
     return found
 
