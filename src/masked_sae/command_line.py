@@ -28,7 +28,7 @@ from omegaconf.errors import (
 )
 
 from masked_sae.bundled import CONF
-from masked_sae.errors import DamagedFileError, InputError, NonFiniteError, printable, shown
+from masked_sae.errors import DamagedFileError, ExhaustedError, InputError, NonFiniteError, printable, shown
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _OURS = "MASKED_SAE_FULL_ERROR_SET"
@@ -161,7 +161,7 @@ def explain(error: BaseException, keys: Sequence[str] | None = None, more: Seque
 
 
 def _line(error: BaseException, keys: Sequence[str] | None, more: Sequence[str]) -> str | None:
-    if isinstance(error, (InputError, NonFiniteError, DamagedFileError)):
+    if isinstance(error, (InputError, NonFiniteError, DamagedFileError, ExhaustedError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left while writing {error.filename or 'a file'} ({error.strerror}): free some and start again"

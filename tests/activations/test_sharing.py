@@ -70,12 +70,12 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "trainer.matmul_precision": ("medium", []),
     **{key: (value, []) for key, value in OTHERWISE.items()},
 }
-# Named by their content, or places. Threads and devices change last bits: packs tell them apart. `detach` is SLURM's;
-# plans train nothing.
+# Named by their content, or places. Threads, devices and pieces change last bits: packs tell them apart. `detach` is
+# SLURM's; plans train nothing.
 ELSEWHERE = {
     "lm.name", "lm.revision", "data.source", "data.path", "data.column", "data.name", "data.split", "data.revision",
     "init_from", "output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir",
-    "detach", "trainer.device", "trainer.threads",
+    "detach", "lm.micro_batch_size", "trainer.device", "trainer.threads",
     "plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json",
 }  # fmt: skip
 ANOTHER = {"sae.architecture": "sae=topk"}  # not by its key

@@ -197,7 +197,13 @@ class WindowCache:
 
 
 def stream_cache(
-    settings: DataSettings, lm_dtype: str, lm_output: str, device: torch.device, *, windows: int | None = None
+    settings: DataSettings,
+    lm_dtype: str,
+    lm_output: str,
+    device: torch.device,
+    *,
+    windows: int | None = None,
+    pieces_of: int | None = None,
 ) -> WindowCache | None:
     """The cache of a run's stream, by `data.cache`; None where it is to do without: with `auto` also where no window of
     the stream is there. What is stored has the bits that this process would compute, on the same kind of processor.
@@ -206,13 +212,15 @@ def stream_cache(
         lm_output: of the run's `Sharing`.
         device: that the LM runs on; on a CPU torch's number of threads counts, too.
         windows: how many the stream has.
+        pieces_of: sequences at one time in the LM, where these are fewer than a forward has: last bits are others.
     """
     if settings.cache == "false":
         return None
     dtype = settings.cache_dtype or lm_dtype
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-    key = of_all([_FORMAT, *libraries, device.type, threads, dtype, lm_output])
+    pieces = [] if pieces_of is None else [f"pieces of {pieces_of}"]
+    key = of_all([_FORMAT, *libraries, device.type, threads, dtype, lm_output, *pieces])
     cache = WindowCache(
         Path(settings.cache_dir),
         key,

@@ -17,7 +17,7 @@ _KEPT = 3  # of an SAE's size, by each member: its weights and Adam's moments
 _LM, _FORWARD, _WINDOW, _SAES, _GRADIENTS, _STEP = "LM", "forward", "windows", "SAEs", "gradients", "step"
 _HELP = {  # what makes a part smaller
     _LM: ("lm.dtype",),
-    _FORWARD: ("lm.batch_size", "data.context_length"),
+    _FORWARD: ("lm.micro_batch_size", "lm.batch_size", "data.context_length"),
     _WINDOW: ("data.window_tokens",),
     _SAES: ("pack", "sae.d_sae"),
     _GRADIENTS: ("sae.d_sae",),

@@ -62,7 +62,13 @@ def load_lm_and_text(config: MeasuringConfig, inputs: Inputs, device: torch.devi
     """
     tokenizer = inputs.tokenizer
     lm = load_lm(
-        config.lm.name, config.lm.hook_name, config.lm.dtype, str(device), tokenizer, revision=config.lm.revision
+        config.lm.name,
+        config.lm.hook_name,
+        config.lm.dtype,
+        str(device),
+        tokenizer,
+        revision=config.lm.revision,
+        micro_batch_size=config.lm.micro_batch_size,
     )
     special = special_tokens(tokenizer)
     length = config.data.context_length
@@ -127,7 +133,14 @@ def find_caches(runs: Sequence[Run], parts: TrainingParts) -> dict[str, WindowCa
     for run in runs:
         if run.shares is not None and run.config.lm.hook_name not in found:
             lm, data = run.config.lm, run.config.data
-            cache = stream_cache(data, lm.dtype, run.shares.lm_output, parts.lm.device, windows=parts.plan.windows)
+            cache = stream_cache(
+                data,
+                lm.dtype,
+                run.shares.lm_output,
+                parts.lm.device,
+                windows=parts.plan.windows,
+                pieces_of=lm.at_once(lm.batch_size) if lm.at_once(lm.batch_size) < lm.batch_size else None,
+            )
             found |= {} if cache is None else {lm.hook_name: cache}
     return found
 

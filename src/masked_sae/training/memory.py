@@ -40,7 +40,7 @@ def pack_bytes(configs: Sequence[RunConfig]) -> int:
     Once for all: the LM and a forward of it, a window of activations for each hook point, and what a step takes, as one
     member steps at a time. For each: its weights with gradient and moments, and the SAE that is measured at the end.
     """
-    sequences = max(max(config.lm.batch_size, config.eval.batch_size) for config in configs)
+    sequences = max(config.lm.at_once(max(config.lm.batch_size, config.eval.batch_size)) for config in configs)
     length = configs[0].data.context_length
     sizes = [lm_size(config.lm, sequences, length) or _UNKNOWN for config in configs]
     both = list(zip(configs, sizes, strict=True))

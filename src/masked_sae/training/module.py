@@ -9,6 +9,7 @@ from torch import nn
 from masked_sae.activations.stopwatch import Stopwatch
 from masked_sae.activations.stream import Batch, Point
 from masked_sae.errors import NonFiniteError
+from masked_sae.training.out_of_memory import STEP, telling
 from masked_sae.training.run_in_training import RunInTraining, in_training
 
 
@@ -35,8 +36,9 @@ class PackModule(pl.LightningModule):
     def training_step(self, batches: Mapping[Point, Batch | NonFiniteError], batch_idx: int) -> None:
         now = in_training(self.members)
         self._share_forward(now)
+        together = sum(not member.has_ended for member in self.members)
         for member in now:
-            with member.turn():
+            with member.turn(), telling(STEP, member.run, together):
                 batch = batches[member.point]
                 if isinstance(batch, NonFiniteError):
                     raise batch
