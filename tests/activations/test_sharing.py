@@ -63,6 +63,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "sae.encoder_norm_init": ("0.3", ["sae=gated"]),
     "sae.threshold_init": ("0.3", ["sae=jumprelu"]),
     "sae.bandwidth": ("0.3", ["sae=jumprelu"]),
+    "optim.name": ("adafactor", []),
     "optim.lr": ("0.01", []),
     "optim.warmup_steps": ("2", []),
     "optim.decay_fraction": ("0.5", []),

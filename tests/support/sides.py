@@ -78,6 +78,7 @@ SIDES = {
     "sae.encoder_norm_init": IN,
     "sae.threshold_init": IN,
     "sae.bandwidth": IN,
+    "optim.name": IN,
     "optim.lr": IN,
     "optim.warmup_steps": IN,
     "optim.decay_fraction": IN,

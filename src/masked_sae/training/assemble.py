@@ -20,6 +20,7 @@ from masked_sae.saes.settings import SAESettings
 from masked_sae.text.corpus import token_store
 from masked_sae.text.tokenizer import special_tokens
 from masked_sae.training.memory import refuse_too_large
+from masked_sae.training.optimizers import refuse_unusable
 from masked_sae.training.sae_training import SAETraining
 from masked_sae.training.schedule import Schedule
 
@@ -109,6 +110,7 @@ def make_parts(run: Run, found: LMAndText, inputs: Inputs) -> TrainingParts:
     config = run.config
     lm = found.lm.at(config.lm.hook_name)
     refuse_too_large(config, lm.d_in, lm.device)
+    refuse_unusable(config.optim.name, lm.device)
     plan = make_plan(config, found)
     masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
     return TrainingParts(lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
@@ -203,6 +205,7 @@ def begin_training(
         penalty_warmup_steps=sae.penalty_warmup_steps,
         gradient_clip=optim.gradient_clip,
         seed=seed,
+        optimizer=optim.name,
     )
 
 

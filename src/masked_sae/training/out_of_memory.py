@@ -7,6 +7,7 @@ First what the run goes on with, since it is not in its id; then what makes it a
 
 import multiprocessing
 import re
+import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ class Work:
         what: as a line calls it.
         goes_on: settings that make it smaller, and are not in a run's id.
         anew: those that are in it, the one that it grows with the most first.
+        has_optimizer: whether an optimizer with less memory would help.
     """
 
     what: str
     goes_on: tuple[str, ...]
     anew: tuple[str, ...]
+    has_optimizer: bool = False
 
 
 LOADING = Work("loading the LM", ("lm.device", "lm.device_map"), ("lm.name", "lm.dtype"))
@@ -57,6 +60,7 @@ STEP = Work(
     "a training step",
     ("pack", "lm.device", "lm.device_map", "trainer.devices"),
     ("sae.d_sae", "data.batch_size", "data.window_tokens"),
+    has_optimizer=True,
 )
 VALIDATION = Work(
     "measuring on held-out text while training",
@@ -77,12 +81,13 @@ TRAINING = Work(
     "training",
     ("pack", "lm.micro_batch_size", "lm.device", "lm.device_map", "trainer.devices"),
     ("sae.d_sae", "data.window_tokens", "data.batch_size"),
+    has_optimizer=True,
 )
 
 
 @contextmanager
 def telling(work: Work, run: Run, together: int = 1) -> Generator[None]:
-    """Has memory that runs out inside say so. What the work held goes with the error that it raised.
+    """Has memory that runs out inside say so.
 
     Args:
         run: whose work it is, or one of those that share it.
@@ -93,18 +98,21 @@ def telling(work: Work, run: Run, together: int = 1) -> Generator[None]:
     """
     try:
         yield
-        return
     except Exception as error:
         found = told(error, work, run, together)
         if found is error:
             raise
-    raise found  # here, without the other, whose frames hold on to what was in memory
+        raise found from None
 
 
 def told(error: Exception, work: Work, run: Run, together: int = 1) -> Exception:
-    """What a run's state and its user are told in place of an error of memory; any other error as it is."""
+    """What a run's state and its user are told in place of an error of memory; any other error as it is.
+
+    What the work had in memory is let go, which the frames that the error has passed would hold as long as it is kept.
+    """
     if not is_of_memory(error) or isinstance(error, ExhaustedError):
         return error
+    traceback.clear_frames(error.__traceback__)
     tried = _TRIED.search(str(error))
     asked = f"; tried to allocate {_size(tried)}" if tried else ""
     place = WORKERS if multiprocessing.parent_process() is not None else JOB if slurm_job_id() is not None else MACHINE
@@ -135,7 +143,9 @@ def _help(work: Work, run: Run, together: int, place: str | None) -> str:
     goes_on = [said for key in work.goes_on if (said := _smaller(key, run.config, together, place is None)) is not None]
     goes_on += [] if place is None and goes_on else [place or MACHINE]
     how = "goes on from its checkpoint" if _has_checkpoint(run.folder) else "begins again under its id"
-    return f"it {how} with {_either(goes_on)}; a smaller {_either(work.anew)} makes it another run, which begins anew"
+    other = ", or optim=adafactor," if work.has_optimizer and run.config.optim.name == "adam" else ""
+    anew = f"a smaller {_either(work.anew)}{other} makes it another run, which begins anew"
+    return f"it {how} with {_either(goes_on)}; {anew}"
 
 
 def _smaller(key: str, config: RunConfig, together: int, on_gpu: bool) -> str | None:
