@@ -35,6 +35,7 @@ PROGRAM = """
 import json, resource, sys
 from pathlib import Path
 from masked_sae.runs.run import make_run
+from masked_sae.training.train_run import train_run
 from support.making import compose
 
 first, then, more = json.loads(sys.argv[1])

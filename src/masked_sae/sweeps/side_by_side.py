@@ -139,7 +139,7 @@ class _Training:
             help_ = ""
             if worker.process.exitcode == -signal.SIGKILL:
                 help_ = ", " + killed(run, known_state(run.folder), WORKERS, len(worker.pack))
-            _end_unfinished(run, "failed", f"its worker {how}{help_}; so did the one before; see {log}")
+            _end_unfinished(run, "failed", f"its worker {how}{help_}; and so did the one before; see {log}")
 
 
 def _start(place: Place, pack: Sequence[Run]) -> _Worker:
