@@ -121,16 +121,15 @@ def test_members_of_a_pack_have_optimizers_of_their_own(make: Make) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_topk_of_the_embedded_lm_explains_about_as_much_as_with_adam(tmp_path: Path) -> None:
-    common = ["sae=topk", "sae.d_sae=1024", "data.train_tokens=500_000", "mask=none", "eval.families=[core]"]
+def test_a_topk_of_the_embedded_lm_explains_as_much_as_with_adam(tmp_path: Path) -> None:
+    common = ["sae=topk", "sae.d_sae=1024", "data.train_tokens=200_000", "mask=none", "eval.families=[core]"]
     common += ["trainer.progress=false", "logger.wandb.mode=disabled", "trainer.validate_every_steps=null"]
-    explained: dict[str, float] = {}
-    for name in ("adam", "adafactor"):
-        run = make_run(compose([*common, f"optim={name}", f"output_dir={tmp_path}"]), {})
-        assert train_run(run).status == "done"
-        explained[name] = read_results(run.folder).metrics["core/explained_variance"]
-    print(explained)
-    assert explained["adafactor"] == pytest.approx(explained["adam"], abs=0.03)
+    configs = [compose([*common, f"optim={name}", f"output_dir={tmp_path}"]) for name in ("adam", "adafactor")]
+    runs = make_runs([(config, {"optim.name": config.optim.name}) for config in configs])
+    assert [one.state and one.state.status for one in train_pack(runs)] == ["done", "done"]
+    adam, adafactor = (read_results(run.folder).metrics["core/explained_variance"] for run in runs)
+    print(adam, adafactor)
+    assert adafactor > adam - 0.02
 
 
 def test_an_optimizer_of_a_library_that_is_not_there_is_refused_before_long_work(

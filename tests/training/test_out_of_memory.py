@@ -183,11 +183,11 @@ def test_a_run_goes_on_from_its_checkpoint_with_the_setting_that_the_line_names(
     neox_folder: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     common = [*small_overrides(neox_folder, corpus_folder, tmp_path), "eval=none"]
-    wide = [*common, "name=wide", "sae.d_sae=65536", "data.train_tokens=1024", "lm.batch_size=64"]
-    wide += ["trainer.validation_tokens=1024", "eval.batch_size=64"]  # which read a GiB of latents at one time
-    line = trained_with(480 * MIB, common, wide)
-    assert "out of memory in measuring on held-out text while training (sae.d_sae=65536, " in line
-    assert "it goes on from its checkpoint with eval.batch_size=32" in line
+    wide = [*common, "name=wide", "sae.d_sae=16384", "data.train_tokens=1024", "lm.batch_size=256"]
+    wide += ["trainer.validation_tokens=4096", "eval.batch_size=256"]  # of which all latents are 256 MiB
+    line = trained_with(400 * MIB, common, wide)
+    assert "out of memory in measuring on held-out text while training (sae.d_sae=16384, " in line
+    assert "it goes on from its checkpoint with eval.batch_size=128" in line
     config = compose([*wide[:-1], "eval.batch_size=4"])
     run = make_run(config, {})
     state = read_state(run.folder.state)
