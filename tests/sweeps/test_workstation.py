@@ -137,7 +137,8 @@ def test_a_pack_whose_worker_is_killed_twice_has_failed_and_the_others_are_done(
     assert other.folder.results.exists()
     train_on_workstation(runs, 1)
     assert statuses(runs) == ["done", "done"]
-    assert [attempt.step > 0 for attempt in read_attempts(killed.folder.attempts)] == [False, True, True]
+    first, *_, last = read_attempts(killed.folder.attempts)
+    assert first.step == 0 and last.step > 0
 
 
 @pytest.mark.long

@@ -1,5 +1,6 @@
 """Memory that really runs out, in a process that may have no more, and the line that it ends in."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from masked_sae.command_line import explain
 from masked_sae.config import RunConfig, all_settings
 from masked_sae.errors import ExhaustedError
 from masked_sae.runs.attempts import read_attempts
@@ -101,6 +103,14 @@ def test_other_errors_are_left_as_they_are_and_none_is_told_twice(run: Run) -> N
         raise other
     once = told(MemoryError(), WINDOW, run)
     assert told(once, STEP, run) is once
+
+
+def test_where_no_run_is_at_hand_a_command_ends_in_a_line_all_the_same() -> None:
+    full = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to")
+    assert explain(full) == f"out of memory ({full})"
+    assert explain(MemoryError()) == "out of memory (MemoryError)"
+    assert explain(OSError(errno.ENOMEM, "Cannot allocate memory")) is not None
+    assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 def test_what_the_work_held_is_let_go_while_its_error_is_kept(run: Run) -> None:
