@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ import torch
 from masked_sae import errors
 from masked_sae.command_line import clear_errors
 from masked_sae.runs.attempts import note_attempt
+from masked_sae.runs.checkpoint import LAST
 from masked_sae.runs.code import refuse_other_code
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import hold
+from masked_sae.runs.run import Run
 from masked_sae.runs.state import RunState, write_state
 from masked_sae.sweeps.local import train_alone
+from masked_sae.training.out_of_memory import JOB, STEP, WORKERS, killed, told
 from masked_sae.training.threads import use_threads
 from support.making import ROOT, compose, small_run
 
@@ -172,6 +176,23 @@ def test_a_loss_that_is_not_finite(
     assert len(quoted(capsys.readouterr().err, folder)) == 1
 
 
+def test_memory_that_runs_out(tmp_path: Path) -> None:
+    """Which it does in tests/training/test_out_of_memory.py."""
+    sizes = ["lm.batch_size=8", "data.window_tokens=512"]
+    large = Run(RunFolder(tmp_path / "large"), {}, compose([*sizes, "sae.d_sae=65536", "data.batch_size=4096"]))
+    full = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes.")
+    assert f"error: {told(full, STEP, large)}" in QUOTED
+    small = Run(RunFolder(tmp_path / "small"), {}, compose([*sizes, "sae.d_sae=64", "data.batch_size=64"]))
+    small.folder.checkpoints.mkdir(parents=True)
+    (small.folder.checkpoints / LAST).touch()
+    begun = RunState(small.folder.run_id, "running", step=40, steps=200)
+    of_worker, of_job = killed(small, begun, WORKERS), killed(small, replace(begun, step=10, steps=24), JOB, 2)
+    assert (
+        len([line for line in QUOTED if f"out of memory, {of_worker}; and so did the one before; see LOG" in line]) == 1
+    )
+    assert f"SLURM job 71_0 was ended for want of memory, {of_job}; see its log in .submitit" in QUOTED
+
+
 def test_what_takes_a_cluster_is_in_the_sources_words() -> None:
     for words, source in WORDS.items():
         assert words in (ROOT / "src" / "masked_sae" / source).read_text() and words in PAGE, words
@@ -187,5 +208,8 @@ def test_no_line_is_quoted_that_nothing_looks_at() -> None:
         "is damaged",
         "absorption/",
         "the loss is nan",
+        "error: out of memory in",
+        "its worker was killed by SIGKILL",
+        "was ended for want of memory",
     )
     assert [line for line in others if not any(words in line for words in held)] == []

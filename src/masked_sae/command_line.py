@@ -28,7 +28,7 @@ from omegaconf.errors import (
 )
 
 from masked_sae.bundled import CONF
-from masked_sae.errors import DamagedFileError, InputError, NonFiniteError, printable, shown
+from masked_sae.errors import DamagedFileError, ExhaustedError, InputError, NonFiniteError, first_line, printable, shown
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _OURS = "MASKED_SAE_FULL_ERROR_SET"
@@ -161,7 +161,7 @@ def explain(error: BaseException, keys: Sequence[str] | None = None, more: Seque
 
 
 def _line(error: BaseException, keys: Sequence[str] | None, more: Sequence[str]) -> str | None:
-    if isinstance(error, (InputError, NonFiniteError, DamagedFileError)):
+    if isinstance(error, (InputError, NonFiniteError, DamagedFileError, ExhaustedError)):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left while writing {error.filename or 'a file'} ({error.strerror}): free some and start again"
@@ -173,6 +173,10 @@ def _line(error: BaseException, keys: Sequence[str] | None, more: Sequence[str])
         return str(error)
     if isinstance(error, (ValueError, TypeError, AttributeError, IndexError)):
         return _explain_plain(error)
+    if isinstance(error, (RuntimeError, MemoryError, OSError)):
+        from masked_sae.exhaustion import is_of_memory  # only now: it reads in torch
+
+        return f"out of memory ({shown(first_line(error))})" if is_of_memory(error) else None
     return None
 
 

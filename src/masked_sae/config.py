@@ -28,6 +28,7 @@ DEVICES = ("auto", "cpu", "cuda")
 MATMUL_PRECISIONS = ("highest", "high", "medium")  # as torch calls them
 CODES = ("submitted", "current", "live")
 MOST_DEVICES = 4096  # of either
+OPTIMIZERS = ("adam", "adafactor", "adam8bit")  # see training/optimizers.py
 MOST_THREADS = 1024  # more than the CPUs of any node; at tens of thousands torch dies of them
 _SMALLEST_LR, _LARGEST_LR = 1e-12, 1e38
 _LARGEST_NUMBER = 10**100
@@ -42,6 +43,7 @@ class OptimSettings:
     warmup_steps: int = setting(unit="steps")
     decay_fraction: float = setting(unit="share of the steps")
     gradient_clip: float
+    name: str = neutral("adam", label="optimizer")
 
     def check(self) -> None:
         """Refuses what cannot work.
@@ -54,6 +56,7 @@ class OptimSettings:
         checks.count("optim.warmup_steps", self.warmup_steps, least=0)
         checks.share("optim.decay_fraction", self.decay_fraction)
         checks.coefficient("optim.gradient_clip", self.gradient_clip)
+        checks.one_of("optim.name", self.name, OPTIMIZERS)
 
 
 @dataclass(kw_only=True)

@@ -34,6 +34,10 @@ class NonFiniteError(RuntimeError):
     """A NaN or an infinity where numbers were expected: in activations, or in the loss."""
 
 
+class ExhaustedError(RuntimeError):
+    """Memory ran out: says what was being done, which settings help, and whether the run goes on with them."""
+
+
 def notice(line: str) -> None:
     """Tells the user of something that was mended, or that a result depends on; not an error."""
     print(f"note: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)

@@ -125,6 +125,23 @@ def test_the_forward_stops_at_the_hook_point(kind: str, lm: LM, stop: int, token
     assert len(norms) - up_to_here > up_to_here
 
 
+@pytest.mark.parametrize("hook_name", ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"])
+def test_pieces_of_a_forward_give_what_the_whole_does(lm: LM, hook_name: str, tokens_NT: Tensor) -> None:
+    tokens_NT = torch.cat([tokens_NT, tokens_NT.flip(0)])
+    tokens_NT[4, 3] = MEAN_TOKEN
+    pieces = LM(lm.bridge, lm.tokenizer, HOOK, lm.device, has_head=True, micro_batch_size=4).at(hook_name)
+    whole = at(lm, hook_name)
+    sizes: list[int] = []
+    embedding = lm.bridge.original_model.get_input_embeddings()
+    handle = embedding.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    found = pieces.activations_at([hook_name, HOOK], tokens_NT)
+    handle.remove()
+    assert [size for size in sizes if size > 1] == [4, 2]  # one at a time is the mean embedding
+    for ours, theirs in zip(found, whole.activations_at([hook_name, HOOK], tokens_NT), strict=True):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_reading_leaves_no_hooks_behind(lm: LM, tokens_NT: Tensor) -> None:
     clean_NTV = lm.logits(tokens_NT)
     before = sum(len(m._forward_hooks) for m in lm.bridge.modules())

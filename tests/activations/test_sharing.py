@@ -63,6 +63,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "sae.encoder_norm_init": ("0.3", ["sae=gated"]),
     "sae.threshold_init": ("0.3", ["sae=jumprelu"]),
     "sae.bandwidth": ("0.3", ["sae=jumprelu"]),
+    "optim.name": ("adafactor", []),
     "optim.lr": ("0.01", []),
     "optim.warmup_steps": ("2", []),
     "optim.decay_fraction": ("0.5", []),
@@ -70,12 +71,12 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "trainer.matmul_precision": ("medium", []),
     **{key: (value, []) for key, value in OTHERWISE.items()},
 }
-# Named by their content, or places. Threads and devices change last bits: packs tell them apart. `detach` is SLURM's;
-# plans train nothing.
+# Named by their content, or places. Threads, devices and pieces change last bits: packs tell them apart. `detach` is
+# SLURM's; plans train nothing.
 ELSEWHERE = {
     "lm.name", "lm.revision", "data.source", "data.path", "data.column", "data.name", "data.split", "data.revision",
     "init_from", "output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir",
-    "detach", "trainer.device", "trainer.threads", "trainer.devices", "trainer.nodes",
+    "detach", "lm.micro_batch_size", "trainer.device", "trainer.threads", "trainer.devices", "trainer.nodes",
     "plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json",
 }  # fmt: skip
 ANOTHER = {"sae.architecture": "sae=topk"}  # not by its key

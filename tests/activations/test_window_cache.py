@@ -363,6 +363,8 @@ def test_data_cache_says_whether_there_is_one(config: RunConfig, monkeypatch: py
     assert cache_for(config, "auto", "b") is None and cache_for(config, "auto", device="cuda") is None
     coarser = replace(config, data=replace(config.data, cache_dtype="bfloat16"))
     assert cache_for(coarser, "auto") is None
+    settings = replace(config.data, cache="auto")
+    assert stream_cache(settings, config.lm.dtype, "a", torch.device("cpu"), pieces_of=2) is None
     torch.set_num_threads(2)
     assert cache_for(config, "auto") is None
     torch.set_num_threads(1)

@@ -50,6 +50,18 @@ print((kilobytes("VmHWM") - idle) * 1024)
 """
 
 
+def test_pieces_of_a_forward_take_less_memory_and_as_much_arithmetic(
+    neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    overrides = small_run(neox_folder, corpus_folder, tmp_path)
+    whole, pieces = (
+        reading_of(make_runs([(compose([*overrides, f"lm.micro_batch_size={size}"]), {})])) for size in ("null", "2")
+    )
+    assert whole.forward is not None and pieces.forward is not None
+    assert pieces.forward.peak < whole.forward.peak
+    assert pieces.flops == pytest.approx(whole.flops, rel=1e-3)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_pack_of_a_gigabyte_takes_what_was_told(corpus_folder: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ SIDES = {
     "lm.hook_name": IN,
     "lm.dtype": IN,
     "lm.batch_size": IN,
+    "lm.micro_batch_size": OUT,
     "data.source": IN,
     "data.context_length": IN,
     "data.batch_size": IN,
@@ -77,6 +78,7 @@ SIDES = {
     "sae.encoder_norm_init": IN,
     "sae.threshold_init": IN,
     "sae.bandwidth": IN,
+    "optim.name": IN,
     "optim.lr": IN,
     "optim.warmup_steps": IN,
     "optim.decay_fraction": IN,
@@ -111,7 +113,7 @@ SIDES = {
     "eval.own": OUT,
 }
 
-# Another value for each key that is not in the id, but for those that are told to change bits: device and threads.
+# Another value for each key that is not in the id, but for those that are told to change bits: device, threads, pieces.
 OTHERWISE = {
     "name": "otherwise",
     "force": "true",
@@ -147,4 +149,12 @@ OTHERWISE = {
 PLACES = ("output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir")  # another in every run of the tests
 # The first is for sweeps on SLURM alone; where there is a plan nothing is trained.
 PLANNING = ("plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json")
-EXCEPTED = ("detach", "trainer.device", "trainer.threads", "trainer.devices", "trainer.nodes", *PLANNING)
+EXCEPTED = (
+    "detach",
+    "lm.micro_batch_size",
+    "trainer.device",
+    "trainer.threads",
+    "trainer.devices",
+    "trainer.nodes",
+    *PLANNING,
+)

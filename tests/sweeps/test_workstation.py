@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rich.console import Console
 from hydra_plugins.masked_sae_launchers import WorkstationLauncher
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError
+from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.checkpoint import load_checkpoint
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.run import Run
@@ -125,8 +127,18 @@ def test_a_pack_whose_worker_is_killed_twice_has_failed_and_the_others_are_done(
     assert ended.value.code == 1 and statuses(runs) == ["failed", "done"]
     state = read_state(killed.folder.state)
     assert state is not None and state.error is not None and ".workers" in state.error
+    assert re.match(
+        r"its worker was killed by SIGKILL, as by a kernel that is out of memory, about step \d+ of 200 \(sae\.d_sae="
+        r"64, .*\): it goes on from its checkpoint with lm\.micro_batch_size=4 or fewer hydra\.launcher\.workers; a "
+        r"smaller sae\.d_sae, .* makes it another run, which begins anew; and so did the one before; see ",
+        state.error,
+    )
     assert "failed: optim.lr=0.001: its worker was killed by SIGKILL" in capsys.readouterr().out
     assert other.folder.results.exists()
+    train_on_workstation(runs, 1)
+    assert statuses(runs) == ["done", "done"]
+    first, *_, last = read_attempts(killed.folder.attempts)
+    assert first.step == 0 and last.step > 0
 
 
 @pytest.mark.long

@@ -52,6 +52,7 @@ def test_a_pack_needs_what_all_share_once_and_what_each_has_as_often_as_there_ar
     assert pack_bytes([one, elsewhere]) - both == 65_536 * 256 * 4
     assert pack_bytes([one, larger]) - both > both - alone
     assert alone > needed_bytes(one, 256) + 4_500_000 * 4  # the LM's weights, in float32
+    assert pack_bytes([compose(["sae.k=8", "lm.micro_batch_size=2"])]) < alone
 
 
 def test_the_defaults_fit_here() -> None:

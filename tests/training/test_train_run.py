@@ -296,6 +296,22 @@ def test_a_run_whose_folder_is_deleted_while_it_trains_fails_and_says_so(
 
 
 @pytest.mark.slow
+def test_pieces_of_a_forward_change_no_id_and_weights_by_round_off_alone(
+    neox_folder: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    whole, pieces = (
+        make_run(small_config(neox_folder, corpus_folder, tmp_path / place, f"lm.micro_batch_size={size}"), {})
+        for place, size in (("whole", "null"), ("pieces", "3"))
+    )
+    assert whole.folder.run_id == pieces.folder.run_id
+    for run in (whole, pieces):
+        train_run(run)
+    ours, theirs = (load_file(run.sae / "sae_weights.safetensors") for run in (pieces, whole))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["matryoshka", "gated"])  # with a k, and calibrated to the training's L0
 def test_nothing_outside_the_id_reaches_the_sae(
     architecture: str, neox_folder: Path, corpus_folder: Path, tmp_path: Path

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from masked_sae.activations.lm_weights import WeightReader, check_sizes
 from masked_sae.errors import InputError, NonFiniteError, notice
+from masked_sae.exhaustion import is_of_memory
 from masked_sae.lm_files import find_lm_folder, read_lm_config, shortened
 from masked_sae.text.tokenizer import MEAN_TOKEN, SpecialTokens, load_tokenizer, special_tokens
 
@@ -36,15 +37,28 @@ class LM:
     `activations` stops the forward there; `logits` runs it to the end, with the activation replaced if asked.
     Tokens may be `MEAN_TOKEN`, too.
 
+    Args:
+        micro_batch_size: sequences that are in it at one time, where activations are read; None: all that are given.
+            Pieces give what the whole does, to round-off.
+
     Attributes:
         resumes: whether a forward may begin at the hook point (`suffix`); None: not tried yet.
     """
 
-    def __init__(self, bridge: Any, tokenizer: Any, hook_name: str, device: torch.device, has_head: bool) -> None:
+    def __init__(
+        self,
+        bridge: Any,
+        tokenizer: Any,
+        hook_name: str,
+        device: torch.device,
+        has_head: bool,
+        micro_batch_size: int | None = None,
+    ) -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer
         self.hook_name = hook_name
         self.device = device
+        self.micro_batch_size = micro_batch_size
         self._has_head = has_head
         self.resumes: bool | None = None
         self.d_in = self._find_d_in()
@@ -77,7 +91,7 @@ class LM:
         """
         if hook_name == self.hook_name:
             return self
-        return LM(self.bridge, self.tokenizer, hook_name, self.device, self._has_head)
+        return LM(self.bridge, self.tokenizer, hook_name, self.device, self._has_head, self.micro_batch_size)
 
     def activations(self, tokens_NT: Tensor) -> Tensor:
         """Activations at the hook point, float32, (N, T, D); no layer after it runs."""
@@ -85,11 +99,17 @@ class LM:
 
     @torch.inference_mode()
     def activations_at(self, hook_names: Sequence[str], tokens_NT: Tensor) -> list[Tensor]:
-        """Activations at several hook points, from one forward to the deepest; each as `activations` has them.
+        """Activations at several hook points, from the same forwards to the deepest; each as `activations` has them.
 
         Raises:
             IndexError: the forward does not reach one of them.
         """
+        at_once = self.micro_batch_size or len(tokens_NT)
+        pieces = [self._captured(hook_names, piece_NT) for piece_NT in tokens_NT.split(at_once)]
+        return pieces[0] if len(pieces) == 1 else [torch.cat(of_point) for of_point in zip(*pieces, strict=True)]
+
+    def _captured(self, hook_names: Sequence[str], tokens_NT: Tensor) -> list[Tensor]:
+        """Of one forward."""
         captured: dict[str, Tensor] = {}
 
         def capture_as(name: str) -> Callable[[Tensor, Any], Tensor]:
@@ -207,11 +227,13 @@ def load_lm(
     device: str = "cpu",
     tokenizer: Any = None,
     revision: str | None = None,
+    micro_batch_size: int | None = None,
 ) -> LM:
     """Loads a hub name or local folder through `TransformerBridge`.
 
     Args:
         revision: of a hub name: a branch, tag or commit.
+        micro_batch_size: as of `LM`.
 
     Raises:
         InputError: no such checkpoint, an unsupported architecture, a weight that is missing, of another shape or not
@@ -225,12 +247,14 @@ def load_lm(
     except InputError:
         raise
     except Exception as error:
+        if is_of_memory(error):
+            raise
         raise InputError("lm.name", name, f"a checkpoint that TransformerBridge reads ({shortened(error)})") from error
     bridge.eval()
     bridge.requires_grad_(False)
     _refuse_ids_beyond(name, bridge, tokenizer)
     has_head = not reader.missing_head and type(bridge.original_model).__name__.endswith(_WITH_OUTPUT_LAYER)
-    lm = LM(bridge, tokenizer, hook_name, torch.device(device), has_head)
+    lm = LM(bridge, tokenizer, hook_name, torch.device(device), has_head, micro_batch_size)
     if reader.missing_head:
         lm.refuse_if_spoiled()
         what = f"no trained output layer ({reader.missing_head[0]} is not in its weights)"

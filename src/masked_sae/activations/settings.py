@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from masked_sae import checks
-from masked_sae.settings import setting
+from masked_sae.settings import neutral, setting
 
 
 @dataclass(kw_only=True)
@@ -14,6 +14,7 @@ class LMSettings:
     dtype: str
     batch_size: int = setting(unit="sequences")  # per forward
     revision: str | None = None  # of a hub name: branch, tag or commit; it counts by what it leads to
+    micro_batch_size: int | None = neutral(None, unit="sequences")  # at one time in the LM; null: all of a forward
 
     def check(self) -> None:
         """Refuses what cannot work, as far as the settings alone tell.
@@ -27,3 +28,9 @@ class LMSettings:
         if self.revision is not None:
             checks.filled("lm.revision", self.revision)
         checks.count("lm.batch_size", self.batch_size, most=checks.MOST_AT_ONCE)
+        if self.micro_batch_size is not None:
+            checks.count("lm.micro_batch_size", self.micro_batch_size, most=checks.MOST_AT_ONCE)
+
+    def at_once(self, sequences: int) -> int:
+        """How many of these sequences the LM has in memory at one time."""
+        return sequences if self.micro_batch_size is None else min(sequences, self.micro_batch_size)

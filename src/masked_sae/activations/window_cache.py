@@ -213,6 +213,7 @@ def stream_cache(
     *,
     windows: int | None = None,
     ranks: int = 1,
+    pieces_of: int | None = None,
 ) -> WindowCache | None:
     """The cache of a run's stream, by `data.cache`; None where it is to do without: with `auto` also where no window of
     the stream is there. What is stored has the bits that this process would compute, on the same kind of processor.
@@ -222,6 +223,7 @@ def stream_cache(
         device: that the LM runs on; on a CPU torch's number of threads counts, too.
         windows: how many the stream has.
         ranks: that share its forwards.
+        pieces_of: sequences at one time in the LM, where these are fewer than a forward has: last bits are others.
     """
     if settings.cache == "false":
         return None
@@ -229,7 +231,8 @@ def stream_cache(
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else ""
     shares = [] if ranks == 1 else [f"{ranks} ranks"]  # whose forwards have other sequences together
     libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-    key = of_all([_FORMAT, *libraries, device.type, threads, *shares, dtype, lm_output])
+    pieces = [] if pieces_of is None else [f"pieces of {pieces_of}"]
+    key = of_all([_FORMAT, *libraries, device.type, threads, *shares, dtype, lm_output, *pieces])
     cache = WindowCache(
         Path(settings.cache_dir),
         key,

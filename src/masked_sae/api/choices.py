@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from masked_sae.bundled import CONF
-from masked_sae.config import OptimSettings, RunConfig, check, typed_config
+from masked_sae.config import OPTIMIZERS, OptimSettings, RunConfig, check, typed_config
 from masked_sae.errors import InputError
 from masked_sae.masks.mask import Mask, MaskSettings
 from masked_sae.masks.run_masks import Masks, find_mask
@@ -37,7 +37,8 @@ def sae_settings(choice: str, **changes: Any) -> SAESettings:
 
 
 def optim_settings(**changes: Any) -> OptimSettings:
-    """The optimizer's settings as `conf/optim/` has them, with these changes: `lr=3e-4`.
+    """The optimizer's settings as `conf/optim/` has them, with these changes: `lr=3e-4`, or `name="adafactor"`, which
+    has a learning rate of its own.
 
     Raises:
         InputError: there is no such setting, or the value cannot be used.
@@ -46,7 +47,8 @@ def optim_settings(**changes: Any) -> OptimSettings:
         known = [one.name for one in fields(OptimSettings)]
         if name not in known:
             raise InputError(f"optim.{name}", value, f"a setting of the optimizer: {', '.join(known)}")
-    return _changed("optim=adam", {f"optim.{name}": value for name, value in changes.items()}).optim
+    choice = changes["name"] if changes.get("name") in OPTIMIZERS else "adam"  # another is refused below
+    return _changed(f"optim={choice}", {f"optim.{name}": value for name, value in changes.items()}).optim
 
 
 def _changed(choice: str, changes: Mapping[str, Any]) -> RunConfig:

@@ -29,6 +29,7 @@ from masked_sae.saes import InferenceSAE, for_inference
 from masked_sae.saes.settings import SAESettings
 from masked_sae.training.assemble import begin_training, find_device
 from masked_sae.training.calibration import ToCalibrate
+from masked_sae.training.optimizers import refuse_unusable
 from masked_sae.training.sae_training import SAETraining
 from masked_sae.training.step_metrics import step_metrics
 
@@ -102,6 +103,7 @@ def train(
     if steps < 1:
         asked = len(learned) if train_tokens is None else train_tokens
         raise InputError("data.train_tokens", asked, f"at least data.batch_size={batch_size}: one step")
+    refuse_unusable(optim.name, find_device(device))
     batches = ShuffledRows(learned, batch_size, seed, find_device(device))
     statistics = _statistics(learned, seed)
     training = begin_training(settings, optim, statistics, made_masks, steps=steps, seed=seed, device=batches.device)

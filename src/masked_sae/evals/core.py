@@ -174,13 +174,14 @@ def evaluate_core(
     Args:
         saes: each is asked for anew for every batch.
         held_out: sequences.
-        batch_size: sequences per forward.
+        batch_size: sequences per forward, or fewer where the LM takes fewer at one time.
         known: metrics of another SAE on the same LM and text, whose zero ablation need not be done again.
     """
     known_zero = None if known is None or "ce_zero" not in known else Loss(known["ce_zero"], known["kl_zero"])
     sums = [ReconstructionSums(sae.d_in, sae.d_sae) for sae in saes]
     losses, zeroed, ce_clean, count = [Loss() for _ in saes], Loss(), 0.0, 0
-    for first, tokens_NT, kept_NT in sequence_batches(held_out, sequences_to_measure(held_out, tokens), batch_size):
+    at_once = min(batch_size, lm.micro_batch_size or batch_size)
+    for first, tokens_NT, kept_NT in sequence_batches(held_out, sequences_to_measure(held_out, tokens), at_once):
         predictions = None if lm.objective is None else BatchPredictions(lm, tokens_NT, kept_NT, first)
         x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)] if predictions is None else predictions.x_BD
         for place, sae in enumerate(saes):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from masked_sae.config import RunConfig
 from masked_sae.planning.reading import Reading
 from masked_sae.runs.run import Run
+from masked_sae.training.optimizers import state_bytes, step_bytes
 
 _FLOAT = 4  # bytes
-_KEPT = 3  # of an SAE's size, by each member: its weights and Adam's moments
 _LM, _FORWARD, _WINDOW, _SAES, _GRADIENTS, _STEP = "LM", "forward", "windows", "SAEs", "gradients", "step"
 _HELP = {  # what makes a part smaller
     _LM: ("lm.dtype",),
-    _FORWARD: ("lm.batch_size", "data.context_length"),
+    _FORWARD: ("lm.micro_batch_size", "lm.batch_size", "data.context_length"),
     _WINDOW: ("data.window_tokens",),
     _SAES: ("pack", "sae.d_sae"),
     _GRADIENTS: ("sae.d_sae",),
@@ -53,6 +53,7 @@ def memory_of(pack: Sequence[Run], reading: Reading, on_cuda: bool) -> Memory | 
         return None
     forward = reading.forward
     weights: list[int] = []
+    states: list[int] = []
     steps: list[int] = []
     for config in (run.config for run in pack):
         d_in = forward.d_in[config.lm.hook_name]
@@ -60,12 +61,13 @@ def memory_of(pack: Sequence[Run], reading: Reading, on_cuda: bool) -> Memory | 
         if step is None:
             return None
         weights.append(sae_bytes(config, d_in))
-        steps.append(step)
+        states.append(state_bytes(config.optim.name, d_in, config.sae.d_sae))
+        steps.append(max(step, step_bytes(config.optim.name, d_in, config.sae.d_sae)))
     parts = {
         _LM: forward.weights,
         _FORWARD: forward.peak,
         _WINDOW: reading.window_bytes(_FLOAT) // pack[0].config.trainer.ranks,
-        _SAES: _KEPT * sum(weights),
+        _SAES: sum(weights) + sum(states),
         _GRADIENTS: max(weights),
         _STEP: max(steps),
     }

@@ -15,7 +15,7 @@ from masked_sae.text.tokenizer import load_tokenizer, special_tokens
 class Reading:
     """Attributes:
     plan: how the longest member's text falls into windows and batches.
-    forward: one of `lm.batch_size` sequences; None where `unknown` says why.
+    forward: one of as many sequences as are in the LM at one time; None where `unknown` says why.
     forwards: how many of these it takes.
     points: hook points.
     targets: whether windows hold clean targets, too.
@@ -55,12 +55,13 @@ def reading_of(pack: Sequence[Run]) -> Reading:
     points = tuple(dict.fromkeys(run.config.lm.hook_name for run in pack))
     forward, unknown = None, ""
     try:
-        forward = forward_of(lm, points, lm.batch_size, data.context_length)
+        forward = forward_of(lm, points, lm.at_once(lm.batch_size), data.context_length)
     except UnknownCost as why:
         unknown = str(why)
     # A window ends with the forward that fills it; those that set aside spare sequences do not count.
-    a_window = math.ceil(plan.window_tokens / (max(1, content) * share) / lm.batch_size)
-    for_scale = math.ceil(data.scale_tokens / max(1, content)) / lm.batch_size
+    pieces = lm.batch_size / lm.at_once(lm.batch_size)
+    a_window = pieces * math.ceil(plan.window_tokens / (max(1, content) * share) / lm.batch_size)
+    for_scale = math.ceil(data.scale_tokens / max(1, content)) / lm.at_once(lm.batch_size)
     targets = masks.wants_clean_target
     forwards = plan.windows * a_window * (2 if targets else 1) + for_scale
     return Reading(plan, forward, unknown, forwards, points, targets)

@@ -111,7 +111,7 @@ class MeasuredSpeed:
         device = find_device(first.trainer.device)
         torch.set_num_threads(first.trainer.threads or DEFAULT_THREADS)
         lm, length = first.lm, first.data.context_length
-        key = (lm.name, lm.revision, lm.dtype, lm.batch_size, reading.points, length, device.type)
+        key = (lm.name, lm.revision, lm.dtype, lm.at_once(lm.batch_size), reading.points, length, device.type)
         a_forward = self._once(key, lambda: _forward_seconds(first, reading.points, device))
         assert reading.forward is not None
         saes = 0.0
@@ -141,7 +141,7 @@ def speed_of(config: RunConfig) -> Speed | None:
 def _forward_seconds(config: RunConfig, points: Sequence[str], device: torch.device) -> float:
     lm = load_lm(config.lm.name, points[0], config.lm.dtype, str(device), revision=config.lm.revision)
     generator = torch.Generator().manual_seed(0)
-    shape = (config.lm.batch_size, config.data.context_length)
+    shape = (config.lm.at_once(config.lm.batch_size), config.data.context_length)
     tokens_NT = torch.randint(min(1000, lm.vocab_size), shape, generator=generator)
     return _timed(lambda: lm.activations_at(points, tokens_NT), device)
 

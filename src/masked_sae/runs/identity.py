@@ -27,6 +27,7 @@ HOW = (
     "plan_utilization",
     "plan_json",
     *(f"trainer.{one.name}" for one in fields(TrainerSettings) if one.name != "matmul_precision"),
+    "lm.micro_batch_size",
     "logger",
     "eval.cache_dir",
     *(f"data.{key}" for key in ("store_dir", "cache", "cache_dir", "cache_gib")),

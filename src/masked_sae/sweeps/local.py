@@ -27,6 +27,7 @@ from masked_sae.sweeps.summary import find_state, print_members, status_of
 from masked_sae.training.assemble import find_device
 from masked_sae.training.done import is_left_out
 from masked_sae.training.memory import LEAST_D_IN, refuse_too_large
+from masked_sae.training.optimizers import refuse_unusable
 from masked_sae.training.train_pack import train_pack
 
 _SHOWN_AFTER_SECONDS = 1.0
@@ -37,6 +38,7 @@ def train_alone(config: RunConfig) -> None:
     if config.detach:
         raise InputError("detach", True, "false, unless a sweep goes to SLURM (-m, hydra/launcher=slurm)")
     refuse_too_large(config, LEAST_D_IN, find_device(config.trainer.device))
+    refuse_unusable(config.optim.name, find_device(config.trainer.device))
     run = make_run(config, {})
     take_over_former([run])
     if not config.force:
@@ -110,6 +112,7 @@ def begin_here(runs: Sequence[Run], command: Sequence[str], *, of_search: bool =
         raise InputError("detach", True, "false, unless the sweep goes to SLURM (hydra/launcher=slurm)")
     for run in runs:
         refuse_too_large(run.config, LEAST_D_IN, find_device(run.config.trainer.device))
+        refuse_unusable(run.config.optim.name, find_device(run.config.trainer.device))
     take_over_former(runs)
     (record_sweeps if of_search else begin_sweep)(runs, command)
     waiting = [run for run in runs if not is_left_out(run)]

@@ -17,6 +17,7 @@ import torch
 
 from masked_sae.command_line import explain
 from masked_sae.errors import InputError, notice, one_line, printable
+from masked_sae.exhaustion import is_of_memory
 from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.lock import HeldError, is_anothers
 from masked_sae.runs.run import Run
@@ -71,7 +72,7 @@ def _shared_by(run: Run) -> Hashable:
     if run.shares is None:
         return run.folder.path
     own = own_threads(None if run.config.force else run.folder, trainer.threads)
-    how = (own, trainer.threads, trainer.device, trainer.devices, trainer.nodes)
+    how = (own, trainer.threads, trainer.device, trainer.devices, trainer.nodes, run.config.lm.micro_batch_size)
     return run.shares.forwards, how, run.config.pack
 
 
@@ -224,7 +225,7 @@ def _attempt(runs: Sequence[Run], patience: float) -> tuple[_Ended, list[Run]]:
     concluded: list[Outcome] = []
     ran_out: list[Run] = []
     for outcome in train_pack(runs, patience):
-        if len(runs) > 1 and _is_of_memory(outcome.error):
+        if len(runs) > 1 and is_of_memory(outcome.error):
             ran_out.append(outcome.run)
         else:
             concluded.append(outcome)
@@ -232,10 +233,6 @@ def _attempt(runs: Sequence[Run], patience: float) -> tuple[_Ended, list[Run]]:
         if error is not None and not isinstance(error, HeldError) and explain(error) is None:
             traceback.print_exception(error)
     return {one.run.folder.path: _conclude(one) for one in concluded}, ran_out
-
-
-def _is_of_memory(error: Exception | None) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _conclude(outcome: Outcome) -> RunState | None:

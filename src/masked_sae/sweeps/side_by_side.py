@@ -19,6 +19,8 @@ from masked_sae.sweeps.ending import end_run
 from masked_sae.sweeps.packs import label_of
 from masked_sae.sweeps.progress import Screen
 from masked_sae.sweeps.worker import Place, work
+from masked_sae.training.done import known_state
+from masked_sae.training.out_of_memory import WORKERS, killed
 from masked_sae.training.stop_signals import SIGNALS, StopRequest, how_it_ended
 
 _LOOKS_EVERY_SECONDS = 1.0
@@ -134,7 +136,10 @@ class _Training:
             self._waiting.appendleft(worker.pack)
             return
         for run in worker.pack:
-            _end_unfinished(run, "failed", f"its worker {how}, and so did the one before; see {log}")
+            help_ = ""
+            if worker.process.exitcode == -signal.SIGKILL:
+                help_ = ", " + killed(run, known_state(run.folder), WORKERS, len(worker.pack))
+            _end_unfinished(run, "failed", f"its worker {how}{help_}; and so did the one before; see {log}")
 
 
 def _start(place: Place, pack: Sequence[Run]) -> _Worker:

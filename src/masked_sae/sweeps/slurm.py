@@ -22,6 +22,7 @@ from masked_sae.runs.state import ENDED, RunState, read_state, slurm_job_id, wri
 from masked_sae.runs.sweep_record import Member, forget_members, read_members
 from masked_sae.sweeps.changes import StateChanges
 from masked_sae.sweeps.code_copy import CodeCopy, code_of
+from masked_sae.sweeps.job_end import why_job_ended
 from masked_sae.sweeps.jobs import sent_jobs
 from masked_sae.sweeps.local import begin_sweep, end_sweep, record_sweeps
 from masked_sae.sweeps.pack_job import chaining
@@ -228,7 +229,7 @@ def _sent(runs: Sequence[Run]) -> dict[Path, tuple[str, ...]]:
     return found
 
 
-def _close(runs: Sequence[Member]) -> None:
+def _close(runs: Sequence[Run]) -> None:
     deadline = time.monotonic() + _LAST_NEWS_SECONDS
     for member in runs:
         try:
@@ -236,7 +237,7 @@ def _close(runs: Sequence[Member]) -> None:
                 while (state := _state_of(member)).status not in ENDED and time.monotonic() < deadline:
                     time.sleep(1.0)  # what a node wrote last may take a while to be seen here
                 if state.status not in ENDED:
-                    why = f"SLURM job {state.job_id} ended before the run did (it was {state.status})"
+                    why = why_job_ended(member, state)
                     write_state(member.folder.state, state, status="failed", error=f"{why}; see its log in .submitit")
         except HeldError as held:
             print(held)

@@ -15,6 +15,7 @@ _SQUEUE_ATTEMPTS = 8
 _SECONDS = 60
 _UNLIMITED_MINUTES = 365 * 24 * 60  # submitit wants a number
 _ARRAY_SIZE = 1001  # SLURM's own default
+_OUT_OF_MEMORY = re.compile(r"^(slurmstepd|srun): error: .*(\boom[_-]kill|OOM Killed|Out Of Memory)", re.MULTILINE)
 
 
 def queued_jobs(*, pending: bool = False) -> set[str]:
@@ -44,6 +45,16 @@ def cancel_jobs(ids: Iterable[str]) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return str(getattr(error, "stderr", "") or one_line(error)).strip()
     return ""
+
+
+def says_memory_ran_out(log: str) -> bool:
+    """Whether SLURM's lines in what a job printed tell that the kernel ended it for want of memory."""
+    return _OUT_OF_MEMORY.search(log) is not None
+
+
+def ended_for_memory(job: str) -> bool:
+    """Whether the controller, which forgets a job after some minutes, knows that it ended for want of memory."""
+    return "JobState=OUT_OF_MEMORY" in _asked(["scontrol", "show", "job", job])
 
 
 def most_in_an_array() -> int:

@@ -22,6 +22,7 @@ from masked_sae.saes.settings import SAESettings
 from masked_sae.text.corpus import token_store
 from masked_sae.text.tokenizer import special_tokens
 from masked_sae.training.memory import refuse_too_large
+from masked_sae.training.optimizers import refuse_unusable
 from masked_sae.training.sae_training import SAETraining
 from masked_sae.training.schedule import Schedule
 
@@ -64,7 +65,13 @@ def load_lm_and_text(config: MeasuringConfig, inputs: Inputs, device: torch.devi
     """
     tokenizer = inputs.tokenizer
     lm = load_lm(
-        config.lm.name, config.lm.hook_name, config.lm.dtype, str(device), tokenizer, revision=config.lm.revision
+        config.lm.name,
+        config.lm.hook_name,
+        config.lm.dtype,
+        str(device),
+        tokenizer,
+        revision=config.lm.revision,
+        micro_batch_size=config.lm.micro_batch_size,
     )
     special = special_tokens(tokenizer)
     length = config.data.context_length
@@ -105,6 +112,7 @@ def make_parts(run: Run, found: LMAndText, inputs: Inputs) -> TrainingParts:
     config = run.config
     lm = found.lm.at(config.lm.hook_name)
     refuse_too_large(config, lm.d_in, lm.device)
+    refuse_unusable(config.optim.name, lm.device)
     plan = make_plan(config, found)
     masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
     return TrainingParts(lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
@@ -129,8 +137,15 @@ def find_caches(runs: Sequence[Run], parts: TrainingParts) -> dict[str, WindowCa
     for run in runs:
         if run.shares is not None and run.config.lm.hook_name not in found:
             lm, data = run.config.lm, run.config.data
-            output, device, ranks = run.shares.lm_output, parts.lm.device, run.config.trainer.ranks
-            cache = stream_cache(data, lm.dtype, output, device, windows=parts.plan.windows, ranks=ranks)
+            cache = stream_cache(
+                data,
+                lm.dtype,
+                run.shares.lm_output,
+                parts.lm.device,
+                windows=parts.plan.windows,
+                pieces_of=lm.at_once(lm.batch_size) if lm.at_once(lm.batch_size) < lm.batch_size else None,
+                ranks=run.config.trainer.ranks,
+            )
             found |= {} if cache is None else {lm.hook_name: cache}
     return found
 
@@ -199,6 +214,7 @@ def begin_training(
         penalty_warmup_steps=sae.penalty_warmup_steps,
         gradient_clip=optim.gradient_clip,
         seed=seed,
+        optimizer=optim.name,
     )
 
 

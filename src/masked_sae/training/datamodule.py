@@ -10,6 +10,7 @@ from masked_sae.activations.stream import ActivationStream, Batch
 from masked_sae.activations.windows import Point
 from masked_sae.errors import NonFiniteError
 from masked_sae.training.member import Member, in_training
+from masked_sae.training.out_of_memory import WINDOW, telling
 
 Batches = Mapping[Point, Batch | NonFiniteError]
 
@@ -24,7 +25,10 @@ class _Remaining:
 
     def __iter__(self) -> Iterator[Batches]:
         while next_ones := in_training(self._members):
-            yield self._stream.at_points(next_ones[0].step)
+            together = sum(not member.has_ended for member in self._members)
+            with telling(WINDOW, next_ones[0].run, together):
+                batches = self._stream.at_points(next_ones[0].step)
+            yield batches
 
     def __len__(self) -> int:
         """A bound: members that end early take their batches with them."""

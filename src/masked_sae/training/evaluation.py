@@ -24,6 +24,7 @@ from masked_sae.runs.folder import RunFolder
 from masked_sae.runs.results import read_family, write_family, write_results
 from masked_sae.runs.run import Run
 from masked_sae.saes import InferenceSAE
+from masked_sae.training.out_of_memory import EVALUATION, told
 
 
 def make_context(
@@ -130,7 +131,7 @@ class _Member:
         try:
             yield
         except Exception as error:  # noqa: BLE001
-            self.error = error
+            self.error = told(error, EVALUATION, self.run)
 
     def note(self, family: Family, measured: Measured | Exception, seconds: float) -> None:
         self.missing.remove(family.name)

@@ -16,6 +16,7 @@ from masked_sae.training.assemble import TrainingParts
 from masked_sae.training.calibration import ToCalibrate, calibrate_all
 from masked_sae.training.done import find_lacking, wrong_with_sae
 from masked_sae.training.evaluation import evaluate_all, make_context
+from masked_sae.training.out_of_memory import CALIBRATION, telling
 from masked_sae.training.run_in_training import RunInTraining
 
 
@@ -34,9 +35,10 @@ def finish(members: Sequence[RunInTraining]) -> None:
     """Calibrates, exports and measures the SAEs of members that are at their last step; each ends done or failed."""
     context: EvalContext | None = None
     for together in _alike(members):
-        saes = _calibrated(together)
+        with telling(CALIBRATION, together[0].run, len(members)):
+            saes = _calibrated(together)
         for member in together:
-            with member.guarded():
+            with member.guarded(), telling(CALIBRATION, member.run, len(members)):
                 if isinstance(sae := saes[member], Exception):
                     raise sae
                 _export(member, sae)

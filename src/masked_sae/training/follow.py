@@ -18,13 +18,13 @@ from masked_sae.activations.windows import Point
 from masked_sae.command_line import explain
 from masked_sae.errors import one_line
 from masked_sae.runs.carried import carried, unpacked
-from masked_sae.runs.run import find_inputs_of
+from masked_sae.runs.run import Run, find_inputs_of
 from masked_sae.training.assemble import find_device, load_lm_and_text, make_parts, make_stream, make_training
 from masked_sae.training.callbacks.together import TogetherCallback
 from masked_sae.training.clock import TrainingClock
 from masked_sae.training.fit import fit
 from masked_sae.training.member import Member
-from masked_sae.training.rank_group import hear, joined, store_of_job, task_of_job, tell
+from masked_sae.training.rank_group import hear, is_of_a_peer, joined, store_of_job, task_of_job, tell
 from masked_sae.training.restoring import share
 from masked_sae.training.run_in_training import RunInTraining
 from masked_sae.training.sae_training import SAETraining
@@ -55,8 +55,8 @@ class Task:
 class _Followed(Member):
     """A member whose folder is the first one's."""
 
-    def __init__(self, training: SAETraining, point: Point, clock: TrainingClock) -> None:
-        self.training, self.point, self.clock = training, point, clock
+    def __init__(self, run: Run, training: SAETraining, point: Point, clock: TrainingClock) -> None:
+        self.run, self.training, self.point, self.clock = run, training, point, clock
         self._has_ended = False
 
     @property
@@ -85,7 +85,8 @@ def follow(store: dist.Store, rank: int, count: int, local_rank: int) -> None:
         try:
             _train(Task(**told), store, number, rank, count, local_rank)
         except Exception as error:  # noqa: BLE001 - of whatever kind: the first one has a state to write it to
-            store.set(f"error/{number}/{rank}", explain(error) or one_line(error))
+            if not is_of_a_peer(error):  # who knows better
+                store.set(f"error/{number}/{rank}", explain(error) or one_line(error))
 
 
 def follow_in_job() -> None:
@@ -109,7 +110,7 @@ def _train(task: Task, store: dist.Store, number: int, rank: int, count: int, lo
             training = make_training(run, own, statistics)
             share(training, ranks)
             point = Point(run.config.lm.hook_name, statistics.scale)
-            members.append(_Followed(training, point, TrainingClock(device)))
+            members.append(_Followed(run, training, point, TrainingClock(device)))
         longest = max(zip(runs, parts, strict=True), key=lambda one: one[1].plan.steps)
         points = list(dict.fromkeys(member.point for member in members))
         stream = make_stream(*longest, points, ranks=ranks_of_stream)

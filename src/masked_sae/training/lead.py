@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from masked_sae.errors import InputError
+from masked_sae.errors import InputError, first_line
 from masked_sae.ranks import ALONE, Ranks
-from masked_sae.training.rank_group import HERE, joined, open_store, store_of_job, task_of_job, tell
+from masked_sae.training.rank_group import HERE, is_of_a_peer, joined, open_store, store_of_job, task_of_job, tell
 from masked_sae.training.stop_signals import how_it_ended
 
 FOLLOWER = "masked_sae.training.follow"
@@ -57,9 +57,9 @@ class Followers:
             with joined(self._store, number, 0, self._count, device) as ranks:
                 yield ranks
         except Exception as error:
-            said = self._last_words(number)
-            if said is None:
+            if not is_of_a_peer(error):
                 raise
+            said = self._last_words(number) or f"one of {self._count} processes has gone ({first_line(error)})"
             raise RankError(said) from error
 
     def dismiss(self) -> None:

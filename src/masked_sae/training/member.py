@@ -6,17 +6,19 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from masked_sae.activations.windows import Point
+from masked_sae.runs.run import Run
 from masked_sae.training.clock import TrainingClock
 from masked_sae.training.sae_training import SAETraining
 
 
 class Member(ABC):
     """Attributes:
-    training: of its SAE.
+    run, training: what is trained.
     point: where its batches come from.
     clock: its time.
     """
 
+    run: Run
     training: SAETraining
     point: Point
     clock: TrainingClock

@@ -13,11 +13,11 @@ import torch
 from masked_sae.activations.lm_size import LMSize, lm_size
 from masked_sae.config import RunConfig, TrainerSettings
 from masked_sae.errors import InputError
+from masked_sae.training.optimizers import state_bytes, step_bytes
 
 LEAST_D_IN = 1  # where the LM has not been read
 _FLOAT = 4  # bytes
-_WEIGHTS = 4  # of each: itself, its gradient, Adam's two moments
-_KEPT = 3  # of these by every member of a pack: one at a time has a gradient
+_WITH_GRADIENT = 2  # of each weight: itself and its gradient; of a pack's members one at a time has one
 _MEASURED = 1  # and once more, as the SAE is exported and measured
 _OF_A_STEP = 4  # tensors of the pre-activations' size that a step has at one time
 _UNKNOWN = LMSize(0, 4096, 0)  # where an LM's files do not tell
@@ -28,8 +28,8 @@ def needed_bytes(config: RunConfig, d_in: int) -> int:
     """A lower bound on what training holds at one time: less will not do, and more may be needed. Of processes that
     train together, what each holds.
 
-    Counted are the SAE's weights and biases with their gradients and Adam's moments, the window of activations (and of
-    clean targets), a batch of activations and its pre-activations. Not the LM, whose size is its own affair.
+    Counted are the SAE's weights and biases with their gradients and the optimizer's moments, the window of activations
+    (and of clean targets), a batch of activations and its pre-activations. Not the LM, whose size is its own affair.
     """
     return sum(_parts(config, d_in).values())
 
@@ -41,14 +41,16 @@ def pack_bytes(configs: Sequence[RunConfig]) -> int:
     Once for all: the LM and a forward of it, a window of activations for each hook point, and what a step takes, as one
     member steps at a time. For each: its weights with gradient and moments, and the SAE that is measured at the end.
     """
-    sequences = max(max(config.lm.batch_size, config.eval.batch_size) for config in configs)
+    sequences = max(config.lm.at_once(max(config.lm.batch_size, config.eval.batch_size)) for config in configs)
     length = configs[0].data.context_length
     sizes = [lm_size(config.lm, sequences, length) or _UNKNOWN for config in configs]
     both = list(zip(configs, sizes, strict=True))
     windows = {config.lm.hook_name: _window_bytes(config, size.d_in) for config, size in both}
     step = max(_OF_A_STEP * _FLOAT * _rows(config) * config.sae.d_sae for config in configs)
     weights = [_weight_bytes(config, size.d_in) for config, size in both]
-    own = (_KEPT + _MEASURED) * sum(weights) + max(weights)
+    states = sum(state_bytes(config.optim.name, size.d_in, config.sae.d_sae) for config, size in both)
+    at_once = max(step_bytes(config.optim.name, size.d_in, config.sae.d_sae) for config, size in both)
+    own = (1 + _MEASURED) * sum(weights) + states + max(weights) + at_once
     read = max(windows.values()) if any(config.data.cache != "false" for config in configs) else 0  # from disk
     return sizes[0].weights + sizes[0].forward + sum(windows.values()) + read + step + own
 
@@ -77,7 +79,7 @@ def _parts(config: RunConfig, d_in: int) -> dict[tuple[str, int], int]:
         ("sae.d_sae", sae.d_sae), ("data.window_tokens", data.window_tokens), ("data.batch_size", data.batch_size)
     )  # fmt: skip
     parts = {
-        d_sae: _WEIGHTS * _weight_bytes(config, d_in),
+        d_sae: _WITH_GRADIENT * _weight_bytes(config, d_in) + state_bytes(config.optim.name, d_in, sae.d_sae),
         window: _window_bytes(config, d_in),
         batch: _FLOAT * _rows(config) * d_in,
     }

@@ -13,6 +13,7 @@ from masked_sae.activations.windows import Point
 from masked_sae.errors import NonFiniteError
 from masked_sae.ranks import ALONE, Ranks
 from masked_sae.training.member import AnyMember, in_training
+from masked_sae.training.out_of_memory import STEP, telling
 
 
 class PackModule(pl.LightningModule, Generic[AnyMember]):
@@ -40,13 +41,14 @@ class PackModule(pl.LightningModule, Generic[AnyMember]):
     def training_step(self, batches: Mapping[Point, Batch | NonFiniteError], batch_idx: int) -> None:
         now = in_training(self.members)
         self._share_forward(now)
+        together = sum(not member.has_ended for member in self.members)
         for member in now:
             batch = batches[member.point]
             if isinstance(batch, NonFiniteError):
                 member.fail(batch)
                 continue
             # Others wait for this rank within the step: what befalls it there is everybody's.
-            with member.turn() if self._is_alone else member.clock.own:
+            with member.turn() if self._is_alone else member.clock.own, telling(STEP, member.run, together):
                 member.training.learn(batch)
         self.stepped = [member for member in now if not member.has_ended]
 

@@ -68,6 +68,11 @@ def joined(
         dist.destroy_process_group()
 
 
+def is_of_a_peer(error: BaseException) -> bool:
+    """Whether it only says that another process has left: what befell that one is its own to tell."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def tell(store: dist.Store, key: str, plain: Any) -> None:
     store.set(key, json.dumps(plain))
 

@@ -1,24 +1,45 @@
 """What training goes on from: into a checkpoint, and back."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from masked_sae.ranks import Ranks
 from masked_sae.runs.checkpoint import Checkpoint, of_sae
 from masked_sae.runs.initial import Initial
 from masked_sae.training.sae_training import SAETraining
 
+_TENSOR, _NUMBER = (
+    "optimizer",
+    "optimizer_number",
+)  # of its state: most is tensors, some libraries count in plain numbers
+
 
 def capture(training: SAETraining, extra: dict[str, Any]) -> Checkpoint:
-    """All that training goes on from: parameters, counters, thresholds, Adam's moments, and the step.
+    """All that training goes on from: parameters, counters, thresholds, the optimizer's moments, and the step.
 
     Random state and the stream's position are functions of the seed and the step.
     """
     tensors = of_sae(training.sae.state_dict())
-    for index, state in training.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
+    shared: set[int] = set()  # between parameters, as bitsandbytes' tables are: a file has each for itself
+    for index, state in _states(training.optimizer):
+        for name, value in state.items():
+            if not isinstance(value, Tensor):
+                tensors[f"{_NUMBER}/{index}/{name}"] = torch.tensor(value)
+                continue
+            tensors[f"{_TENSOR}/{index}/{name}"] = value.clone() if value.data_ptr() in shared else value
+            shared.add(value.data_ptr())
     return Checkpoint(tensors, {**extra, "step": training.step})
+
+
+def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, dict[str, Any]]]:
+    """By the parameter's place, as `load_state_dict` takes them; `state_dict` may pack them otherwise."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, parameter in enumerate(parameters):
+        if parameter in optimizer.state:
+            yield index, optimizer.state[parameter]
 
 
 def share(training: SAETraining, ranks: Ranks) -> None:
@@ -46,12 +67,12 @@ def begin_with(training: SAETraining, initial: Initial) -> None:
 
 def restore(training: SAETraining, checkpoint: Checkpoint) -> None:
     """Puts SAE and optimizer where `capture` found them."""
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    moments: dict[int, dict[str, Any]] = {}
     for name, tensor in checkpoint.tensors.items():
         kind, _, rest = name.partition("/")
-        if kind == "optimizer":
+        if kind in (_TENSOR, _NUMBER):
             index, _, key = rest.partition("/")
-            moments.setdefault(int(index), {})[key] = tensor
+            moments.setdefault(int(index), {})[key] = tensor if kind == _TENSOR else tensor.item()
     training.sae.load_state_dict(checkpoint.sae)
     training.step = checkpoint.meta["step"]
     optimizer = training.optimizer

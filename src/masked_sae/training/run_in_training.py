@@ -25,6 +25,7 @@ from masked_sae.training.clock import TrainingClock
 from masked_sae.training.done import known_state
 from masked_sae.training.folder_watch import FolderWatch
 from masked_sae.training.member import Member
+from masked_sae.training.out_of_memory import TRAINING, told
 from masked_sae.training.restoring import begin_with, restore
 from masked_sae.training.state_notes import StateNotes
 
@@ -109,8 +110,8 @@ class RunInTraining(Member):
         return {"statistics": statistics, "seconds": self.clock.seconds, "last_row": self.notes.latest}
 
     def fail(self, error: Exception) -> None:
-        self.error = error
-        note_end(self.run.folder, self.notes.state, status="failed", error=one_line(error))
+        self.error = told(error, TRAINING, self.run)
+        note_end(self.run.folder, self.notes.state, status="failed", error=one_line(self.error))
         self._end()
 
     def interrupt(self, error: BaseException) -> None:

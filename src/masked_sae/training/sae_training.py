@@ -16,6 +16,7 @@ from masked_sae.randomness import torch_generator
 from masked_sae.ranks import ALONE, Ranks
 from masked_sae.saes import SAE, TrainingOutput
 from masked_sae.training.gradients import average_gradients
+from masked_sae.training.optimizers import make_optimizer
 from masked_sae.training.schedule import Schedule, warmed_up
 
 
@@ -27,6 +28,7 @@ class SAETraining(nn.Module):
     Args:
         gradient_clip: of the global norm; 0 for none.
         seed: of what the SAE itself draws.
+        optimizer: its name, as `optim.name`.
 
     Attributes:
         ranks: that every batch is divided among; each has all of the SAE, and the same step leads each to the same
@@ -42,12 +44,13 @@ class SAETraining(nn.Module):
         penalty_warmup_steps: int = 0,
         gradient_clip: float = 0.0,
         seed: int = 0,
+        optimizer: str = "adam",
     ) -> None:
         super().__init__()
         self.ranks: Ranks = ALONE
         self.sae, self.schedule, self.masks = sae, schedule, masks
         self.penalty_warmup_steps, self.gradient_clip, self.seed = penalty_warmup_steps, gradient_clip, seed
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=schedule.lr, fused=True)
+        self.optimizer = make_optimizer(optimizer, sae.parameters(), schedule.lr)
         self.step = 0
         self.output: TrainingOutput | None = None  # of the latest step, for those who measure
         self.masked_share = 0.0

@@ -47,6 +47,7 @@ from masked_sae.training.finish import Done, finish, measure_done
 from masked_sae.training.fit import fit
 from masked_sae.training.follow import Task
 from masked_sae.training.lead import Followers, followers, group_of
+from masked_sae.training.out_of_memory import LOADING, MAKING, SCALE, TRAINING, telling, told
 from masked_sae.training.restoring import share
 from masked_sae.training.run_in_training import RunInTraining, note_end
 from masked_sae.training.stop_signals import StopRequest
@@ -85,7 +86,7 @@ class _Outcomes:
             yield
         except Exception as error:  # noqa: BLE001 - whatever befalls one member, the others go on
             for run in self.lacking(runs):
-                self.note(run, None, error)
+                self.note(run, None, told(error, TRAINING, run, len(runs)))
 
     def lacking(self, runs: Iterable[Run]) -> list[Run]:
         return [run for run in runs if str(run.folder.path) not in self._found]
@@ -102,8 +103,8 @@ class _Outcomes:
 def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
     """Trains runs of equal `shares.forwards`, or goes on with them where each was left, and measures what is missing.
 
-    Whatever befalls one member is its own: the others go on. Members that compute with other numbers of threads, or on
-    another device, are trained after one another.
+    Whatever befalls one member is its own: the others go on. Members that compute with other numbers of threads, on
+    another device, or with another piece of a forward at one time, are trained after one another.
 
     Args:
         patience: seconds to wait for a member that another process holds.
@@ -114,11 +115,12 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
             state = _settled(run, patience)
             if state is not None:
                 outcomes.note(run, state)
-    alike: dict[tuple[int, str, int, int], list[Run]] = {}
+    alike: dict[tuple[int, str, int, int, int | None], list[Run]] = {}
     for run in outcomes.lacking(runs):
         trainer = run.config.trainer
         threads = trainer.threads or own_threads(None if run.config.force else run.folder, None)
-        alike.setdefault((threads, trainer.device, trainer.devices, trainer.nodes), []).append(run)
+        how = (threads, trainer.device, trainer.devices, trainer.nodes, run.config.lm.micro_batch_size)
+        alike.setdefault(how, []).append(run)
     for some in alike.values():
         trainer = some[0].config.trainer
         with outcomes.of(*some), followers(trainer.devices, trainer.nodes, find_device(trainer.device).type) as others:
@@ -141,7 +143,7 @@ def _settled(run: Run, patience: float) -> RunState | None:
 
 
 def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float, others: Followers | None) -> None:
-    """Runs that compute with the same number of threads, on devices of the same kind and number."""
+    """Runs that compute with the same number of threads, on devices of the same kind and number, in the same pieces."""
     device = find_device(runs[0].config.trainer.device, 0 if others else None)
     own = [use_threads(None if run.config.force else run.folder, run.config.trainer.threads) for run in runs]
     runs = [with_threads(run, threads) for run, threads in zip(runs, own, strict=True)]
@@ -151,7 +153,9 @@ def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float, othe
         with outcomes.of(run):
             candidates.append(Candidate(run, make_parts(run, found, find_inputs_of(run))))
     fresh = [one for one in candidates if one.run.config.force or not _goes_on(one.run)]
-    find_beginnings(fresh, outcomes.of)  # refuses what it has to before there is a folder
+    if fresh:
+        with telling(SCALE, fresh[0].run):
+            find_beginnings(fresh, outcomes.of)  # refuses what it has to before there is a folder
     members: list[RunInTraining] = []
     done: list[Done] = []
     try:
@@ -169,7 +173,7 @@ def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float, othe
     except Exception as error:  # noqa: BLE001 - of what they share
         for member in members:
             if not member.has_ended:
-                member.fail(error)
+                member.fail(told(error, TRAINING, member.run, len(members)))
     except BaseException as error:
         for member in members:
             if not member.has_ended:
@@ -186,7 +190,8 @@ def _load(runs: Sequence[Run], device: torch.device, outcomes: _Outcomes) -> LMA
         InputError: the LM or the text cannot be used.
     """
     try:
-        return load_lm_and_text(runs[0].config, find_inputs_of(runs[0]), device)
+        with telling(LOADING, runs[0]):
+            return load_lm_and_text(runs[0].config, find_inputs_of(runs[0]), device)
     except InputError as error:
         hook_name = runs[0].config.lm.hook_name
         others = [run for run in runs if run.config.lm.hook_name != hook_name]
@@ -244,7 +249,8 @@ def _begin(
                 return None
         state = _say_running(run, replace(state or RunState(folder.run_id, "created"), steps=one.parts.plan.steps))
         try:
-            member = RunInTraining(run, one.parts, one.statistics, state, checkpoint, one.initial)
+            with telling(MAKING, run):
+                member = RunInTraining(run, one.parts, one.statistics, state, checkpoint, one.initial)
         except Exception as error:
             note_end(folder, state, status="failed", error=one_line(error))
             raise

@@ -11,6 +11,7 @@ import torch
 
 from masked_sae.runs.curve import Histogram, Metrics, Row
 from masked_sae.training.module import PackModule
+from masked_sae.training.out_of_memory import VALIDATION, telling
 from masked_sae.training.run_in_training import RunInTraining
 from masked_sae.training.step_metrics import step_metrics
 from masked_sae.training.validation import Validation
@@ -56,7 +57,8 @@ class MetricsCallback(pl.Callback):
         found: dict[RunInTraining, Validated] = {}
         for validation, together in due.items():
             start = time.monotonic()
-            measured = validation.measure_all([member.training.sae for member in together])
+            with telling(VALIDATION, together[0].run, len(together)):
+                measured = validation.measure_all([member.training.sae for member in together])
             share = (time.monotonic() - start) / len(together)
             for member, one in zip(together, measured, strict=True):
                 member.clock.add_measuring(share)
