@@ -148,6 +148,7 @@ def typed_config(config: DictConfig) -> RunConfig:
     typed.data.store_dir = os.path.expanduser(typed.data.store_dir)  # noqa: PTH111
     typed.data.cache_dir = os.path.expanduser(typed.data.cache_dir)  # noqa: PTH111
     typed.data.cache = typed.data.cache.lower()  # a switch of YAML's, or a word
+    typed.data.ahead = typed.data.ahead.lower()
     if typed.data.seed == typed.seed:
         typed.data.seed = None
     if typed.data.cache_dtype in checks.DTYPES and not checks.is_coarser(typed.data.cache_dtype, typed.lm.dtype):

@@ -22,6 +22,8 @@ SIDES = {
     "lm.hook_name": IN,
     "lm.dtype": IN,
     "lm.batch_size": IN,
+    "lm.device": OUT,
+    "lm.device_map": OUT,
     "data.source": IN,
     "data.context_length": IN,
     "data.batch_size": IN,
@@ -37,6 +39,7 @@ SIDES = {
     "data.split": IN,
     "data.revision": IN,
     "data.seed": IN,
+    "data.ahead": OUT,
     "data.cache": OUT,
     "data.cache_dtype": IN,
     "data.cache_dir": OUT,
@@ -117,6 +120,8 @@ OTHERWISE = {
     "code": "current",
     "prune": "true",
     "objective": "core/explained_variance",
+    "lm.device_map": "auto",
+    "data.ahead": "true",
     "data.cache": "true",
     "data.cache_gib": "1",
     "trainer.log_every_steps": "5",
@@ -145,4 +150,4 @@ OTHERWISE = {
 PLACES = ("output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir")  # another in every run of the tests
 # The first is for sweeps on SLURM alone; where there is a plan nothing is trained.
 PLANNING = ("plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json")
-EXCEPTED = ("detach", "trainer.device", "trainer.threads", *PLANNING)
+EXCEPTED = ("detach", "lm.device", "trainer.device", "trainer.threads", *PLANNING)

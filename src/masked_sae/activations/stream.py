@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from masked_sae.activations.ahead import Abandoned, Ahead, Unwanted
 from masked_sae.activations.lm import LM
 from masked_sae.activations.plan import Plan
 from masked_sae.activations.sequences import ShuffledSequences
@@ -50,6 +51,10 @@ class Point(NamedTuple):
     scale: float
 
 
+def _never() -> bool:
+    return False
+
+
 class ActivationStream:
     """Training batches by their index, at one hook point or several.
 
@@ -60,9 +65,10 @@ class ActivationStream:
         seed: of the shuffle.
         dtype: that activations are rounded to; None: none coarser than the LM's.
         caches: of windows on disk, by hook point; those without one are computed.
+        ahead: whether the next window is made while this one is read; then `close` has to follow.
 
     Attributes:
-        watch: the time that windows take.
+        watch: the time that windows take, or are waited for.
     """
 
     def __init__(
@@ -77,30 +83,38 @@ class ActivationStream:
         seed: int,
         dtype: torch.dtype | None = None,
         caches: Mapping[str, WindowCache] | None = None,
+        ahead: bool = False,
     ) -> None:
         self._lm, self._sequences, self.plan, self._masks = lm, sequences, plan, masks
         self._lm_batch_size, self._seed, self._dtype = lm_batch_size, seed, dtype
         self._at = {hook_name: lm.at(hook_name) for hook_name in dict.fromkeys(point.hook_name for point in points)}
         self.points = tuple(points)
         self._caches = sorted((caches or {}).items(), key=lambda item: item[1].folder)  # in which jobs take turns
-        self.watch = Stopwatch(lm.device)
-        self._windows: dict[Point, _Window] = {}
-        self._window_index = -1
-        self._order_W = torch.empty(0, dtype=torch.long)
-        self._masked_share = 0.0
+        self.watch = Stopwatch(lm.gives_on)
+        self._windows: dict[Point, _Window] = {}  # in the making
+        self._unwanted = _never
+        self._ahead = Ahead(self.window, plan.windows, lm.gives_on) if ahead else None
+        self._at_hand: WholeWindow | None = None
 
     def at_points(self, index: int) -> Mapping[Point, Batch | NonFiniteError]:
         """Batch `index` at each point, or what keeps it from being trained on; computes its window unless that is the
         one at hand.
         """
         window_index, within = divmod(index, self.plan.batches_per_window)
-        if window_index != self._window_index:
-            self._window_index = -1  # until it is whole: the memory is that of the window before
+        whole = self._at_hand
+        if whole is None or whole.index != window_index:
+            self._at_hand = None  # until it is whole: the memory is that of a window before
             with self.watch:
-                self._compute(window_index)
-            self._window_index = window_index
-        rows_B = self._order_W[within * self.plan.batch_size : (within + 1) * self.plan.batch_size]
-        return {point: self._batch(window, rows_B) for point, window in self._windows.items()}
+                whole = self._made(window_index, whole)
+            self._at_hand = whole
+        rows_B = whole.order_W[within * self.plan.batch_size : (within + 1) * self.plan.batch_size]
+        return {point: _batch(window, rows_B, whole.masked_share) for point, window in whole.windows.items()}
+
+    def close(self) -> None:
+        """Ends what runs ahead; what is asked for later is made in its turn."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = None  # which knows this stream, whose memory is to go with its last use
 
     def batch(self, index: int, point: Point | None = None) -> Batch:
         """Batch `index` at one point; None: the first.
@@ -113,22 +127,32 @@ class ActivationStream:
             raise found
         return found
 
-    def _batch(self, window: "_Window", rows_B: Tensor) -> Batch | NonFiniteError:
-        if window.error is not None:
-            return window.error
-        x_BD = window.x_WD[rows_B]
-        target_BD = x_BD if window.target_WD is None else window.target_WD[rows_B]
-        return Batch(x_BD, target_BD, self._masked_share)
+    def window(self, index: int, memory: "WholeWindow | None" = None, unwanted: Unwanted = _never) -> "WholeWindow":
+        """Window `index`, by the index alone; in any thread, one at a time.
 
-    def _compute(self, index: int) -> None:
+        Args:
+            memory: another that is not read any more; its memory is taken.
+            unwanted: looked at before each forward.
+
+        Raises:
+            Abandoned: it is not wanted any more.
+        """
+        self._unwanted = unwanted
+        self._windows = {} if memory is None else memory.windows
+        return self._compute(index)
+
+    def _made(self, index: int, done_with: "WholeWindow | None") -> "WholeWindow":
+        return self.window(index, done_with) if self._ahead is None else self._ahead.window(index, done_with)
+
+    def _compute(self, index: int) -> "WholeWindow":
         for point in self.points:
             if point not in self._windows:
                 with_target = self._masks.wants_clean_target
                 d_in = self._at[point.hook_name].d_in
-                self._windows[point] = _Window.empty(self.plan.window_tokens, d_in, self._lm.device, with_target)
+                self._windows[point] = _Window.empty(self.plan.window_tokens, d_in, self._lm.gives_on, with_target)
             self._windows[point].error = None
         with ExitStack() as turns:
-            found = {name: turns.enter_context(cache.turn(index)) for name, cache in self._caches}
+            found = {name: turns.enter_context(cache.turn(index, self._unwanted)) for name, cache in self._caches}
             stored = {name: window for name, window in found.items() if window is not None}
             lacking = [name for name in self._at if name not in stored]
             read = self._forward(index, lacking) if lacking else None
@@ -140,8 +164,8 @@ class ActivationStream:
         for point, window in self._windows.items():
             for activations_WD in window.tensors():
                 activations_WD[: read.filled].mul_(point.scale)
-        self._order_W = self._shuffled(index, read.filled)
-        self._masked_share = read.masked / max(1, read.maskable)
+        order_W = self._shuffled(index, read.filled)
+        return WholeWindow(index, self._windows, order_W, read.masked / max(1, read.maskable))
 
     def _forward(self, index: int, hook_names: Sequence[str]) -> "_Counts":
         """Writes what the LM gives into the windows of these hook points."""
@@ -173,6 +197,8 @@ class ActivationStream:
         self, hook_names: Sequence[str], rows: slice, tokens_NT: Tensor, kept_NT: Tensor, *, targets: bool = False
     ) -> None:
         """Writes the activations at the kept positions, as many as the rows are, from one forward."""
+        if self._unwanted():
+            raise Abandoned
         found = self._lm.activations_at(hook_names, tokens_NT)
         for name, x_NTD in zip(hook_names, found, strict=True):
             kept_WD = x_NTD[kept_NT.to(x_NTD.device)][: rows.stop - rows.start]
@@ -209,8 +235,16 @@ class ActivationStream:
         """Rows of the window in batch order. Chance may leave a little fewer than planned: then it begins anew."""
         order_W = torch.randperm(filled, generator=torch_generator(self._seed, "shuffle", index))
         return order_W.repeat(math.ceil(self.plan.window_tokens / filled))[: self.plan.window_tokens].to(
-            self._lm.device
+            self._lm.gives_on
         )
+
+
+def _batch(window: "_Window", rows_B: Tensor, masked_share: float) -> Batch | NonFiniteError:
+    if window.error is not None:
+        return window.error
+    x_BD = window.x_WD[rows_B]
+    target_BD = x_BD if window.target_WD is None else window.target_WD[rows_B]
+    return Batch(x_BD, target_BD, masked_share)
 
 
 class _Counts(NamedTuple):
@@ -237,3 +271,19 @@ class _Window:
     def tensors(self) -> list[Tensor]:
         """Activations, and clean targets where there are."""
         return [self.x_WD] if self.target_WD is None else [self.x_WD, self.target_WD]
+
+
+@dataclass(frozen=True)
+class WholeWindow:
+    """A window, ready to be read.
+
+    Attributes:
+        windows: at each point.
+        order_W: rows, in the order of the batches.
+        masked_share: as of a batch.
+    """
+
+    index: int
+    windows: dict[Point, _Window]
+    order_W: Tensor
+    masked_share: float

@@ -182,7 +182,7 @@ def evaluate_core(
     losses, zeroed, ce_clean, count = [Loss() for _ in saes], Loss(), 0.0, 0
     for first, tokens_NT, kept_NT in sequence_batches(held_out, sequences_to_measure(held_out, tokens), batch_size):
         predictions = None if lm.objective is None else BatchPredictions(lm, tokens_NT, kept_NT, first)
-        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)] if predictions is None else predictions.x_BD
+        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.gives_on)] if predictions is None else predictions.x_BD
         for place, sae in enumerate(saes):
             x_hat_BD = sums[place].reconstruct(sae, x_BD)
             if predictions is not None:

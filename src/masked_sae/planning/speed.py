@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from masked_sae.activations.lm import load_lm
+from masked_sae.activations.lm_device import find_lm_device
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.stream import Batch
 from masked_sae.config import RunConfig
@@ -106,7 +107,8 @@ class MeasuredSpeed:
         device = find_device(first.trainer.device)
         torch.set_num_threads(first.trainer.threads or DEFAULT_THREADS)
         lm, length = first.lm, first.data.context_length
-        key = (lm.name, lm.revision, lm.dtype, lm.batch_size, reading.points, length, device.type)
+        where = (device.type, lm.device, lm.device_map)
+        key = (lm.name, lm.revision, lm.dtype, lm.batch_size, reading.points, length, where)
         a_forward = self._once(key, lambda: _forward_seconds(first, reading.points, device))
         assert reading.forward is not None
         saes = 0.0
@@ -134,7 +136,15 @@ def speed_of(config: RunConfig) -> Speed | None:
 
 
 def _forward_seconds(config: RunConfig, points: Sequence[str], device: torch.device) -> float:
-    lm = load_lm(config.lm.name, points[0], config.lm.dtype, str(device), revision=config.lm.revision)
+    lm = load_lm(
+        config.lm.name,
+        points[0],
+        config.lm.dtype,
+        str(find_lm_device(config.lm, device)),
+        revision=config.lm.revision,
+        gives_on=device,
+        device_map=config.lm.device_map,
+    )
     generator = torch.Generator().manual_seed(0)
     shape = (config.lm.batch_size, config.data.context_length)
     tokens_NT = torch.randint(min(1000, lm.vocab_size), shape, generator=generator)

@@ -29,7 +29,9 @@ HOW = (
     *(f"trainer.{one.name}" for one in fields(TrainerSettings) if one.name != "matmul_precision"),
     "logger",
     "eval.cache_dir",
-    *(f"data.{key}" for key in ("store_dir", "cache", "cache_dir", "cache_gib")),
+    "lm.device",
+    "lm.device_map",
+    *(f"data.{key}" for key in ("store_dir", "ahead", "cache", "cache_dir", "cache_gib")),
 )
 # An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
 BY_CONTENT = ("data.path", "lm.name", "lm.revision", "init_from")

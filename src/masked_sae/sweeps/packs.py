@@ -67,11 +67,12 @@ def make_packs(
 
 def _shared_by(run: Run) -> Hashable:
     """What the runs of a pack have in common."""
-    trainer = run.config.trainer
+    trainer, lm = run.config.trainer, run.config.lm
     if run.shares is None:
         return run.folder.path
     own = own_threads(None if run.config.force else run.folder, trainer.threads)
-    return run.shares.forwards, own, trainer.threads, trainer.device, run.config.pack
+    where = trainer.device, lm.device, lm.device_map
+    return run.shares.forwards, own, trainer.threads, *where, run.config.pack
 
 
 def _bound(packs: Sequence[Sequence[Run]]) -> int | None:

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -37,7 +38,7 @@ def fit(
     )
     stop.listen()
     try:
-        with matmul_precision(members[0].run.config.trainer.matmul_precision):
+        with matmul_precision(members[0].run.config.trainer.matmul_precision), closing(stream):
             trainer.fit(module, datamodule=ActivationDataModule(stream, members))
     finally:
         stop.close()

@@ -9,7 +9,7 @@ train_pack        what is there already, and what is missing
 
 import shutil
 import signal
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,7 +98,7 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
     """Trains runs of equal `shares.forwards`, or goes on with them where each was left, and measures what is missing.
 
     Whatever befalls one member is its own: the others go on. Members that compute with other numbers of threads, or on
-    another device, are trained after one another.
+    other devices, are trained after one another.
 
     Args:
         patience: seconds to wait for a member that another process holds.
@@ -109,11 +109,11 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
             state = _settled(run, patience)
             if state is not None:
                 outcomes.note(run, state)
-    alike: dict[tuple[int, str], list[Run]] = {}
+    alike: dict[Hashable, list[Run]] = {}
     for run in outcomes.lacking(runs):
-        trainer = run.config.trainer
+        trainer, lm = run.config.trainer, run.config.lm
         threads = trainer.threads or own_threads(None if run.config.force else run.folder, None)
-        alike.setdefault((threads, trainer.device), []).append(run)
+        alike.setdefault((threads, trainer.device, lm.device, lm.device_map), []).append(run)
     for some in alike.values():
         with outcomes.of(*some):
             _train_alike(some, outcomes, patience)
@@ -135,7 +135,7 @@ def _settled(run: Run, patience: float) -> RunState | None:
 
 
 def _train_alike(runs: Sequence[Run], outcomes: _Outcomes, patience: float) -> None:
-    """Runs that compute with the same number of threads, on the same device."""
+    """Runs that compute with the same number of threads, on the same devices."""
     device = find_device(runs[0].config.trainer.device)
     own = [use_threads(None if run.config.force else run.folder, run.config.trainer.threads) for run in runs]
     runs = [with_threads(run, threads) for run, threads in zip(runs, own, strict=True)]
