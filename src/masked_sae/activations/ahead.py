@@ -94,7 +94,7 @@ class _Making(Generic[Window]):
     def result(self) -> Window:
         self._thread.join()
         if self._error:
-            raise self._error[0]
+            raise self._error.pop()  # which knows this one
         if self._after is not None:
             torch.cuda.current_stream(self._device).wait_event(self._after)
         return self._made[0]
@@ -111,5 +111,7 @@ class _Making(Generic[Window]):
                     self._lane.wait_event(self._before)
                 self._made.append(self._make(self.index, self._memory, self._unwanted.is_set))
                 self._after = None if self._lane is None else self._lane.record_event()
+        except Abandoned:
+            pass
         except BaseException as error:  # noqa: BLE001 - whoever asks for the window gets it
             self._error.append(error)
