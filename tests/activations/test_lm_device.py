@@ -1,8 +1,4 @@
-"""Where an LM runs, and that nothing of it and of the SAEs meets anywhere else.
-
-Without a second device, tensors of the SAEs' side are marked, and an operation that mixes them with unmarked ones is
-refused, but for the few by which a tensor is carried over.
-"""
+"""Where an LM runs, and what of it is handed to where the SAEs are. With two devices: the tests marked `cuda`."""
 
 from pathlib import Path
 from typing import Any
@@ -112,8 +108,9 @@ class OfSAEs(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        several = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-        if not all(isinstance(one, cls) for one in several if one.dim() > 0):
+        with torch._C.DisableTorchFunctionSubclass():
+            several = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor) and one.dim() > 0]
+        if not all(isinstance(one, cls) for one in several):
             raise AssertionError(f"{func} of both sides")
         return super().__torch_function__(func, types, args, kwargs or {})
 
