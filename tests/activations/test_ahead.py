@@ -95,7 +95,7 @@ def test_what_is_no_number_is_told_with_the_first_batch_of_its_window(tmp_path: 
     made = spoiled._ahead._making  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
     assert made is not None
     made._thread.join()  # pyright: ignore[reportPrivateUsage]
-    lm.activations_at = lambda names, tokens: [x_NTD * torch.nan for x_NTD in forward(names, tokens)]
+    lm.activations_at = lambda hook_names, tokens_NT: [x_NTD * torch.nan for x_NTD in forward(hook_names, tokens_NT)]
     found += read(spoiled, range(1, 4))
     assert_same(found, expected)
     assert len(read(spoiled, range(4, 8))) == 8  # made before

@@ -108,7 +108,7 @@ class OfSAEs(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
             several = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor) and one.dim() > 0]
         if not all(isinstance(one, cls) for one in several):
             raise AssertionError(f"{func} of both sides")
@@ -122,7 +122,11 @@ def test_an_edit_gets_and_gives_activations_of_the_saes_side(neox: LM, monkeypat
     tokens_NT = torch.arange(1, 41).view(2, 20)
     plain_NTD, plain_NTV = neox.activations(tokens_NT), neox.logits(tokens_NT, lambda x_NTD: x_NTD / 2)
     given = LM.given
-    monkeypatch.setattr(LM, "given", lambda self, value: given(self, value).as_subclass(OfSAEs))
+
+    def marked(self: LM, value: torch.Tensor) -> torch.Tensor:
+        return given(self, value).as_subclass(OfSAEs)
+
+    monkeypatch.setattr(LM, "given", marked)
     seen: list[torch.Tensor] = []
 
     def edit(x_NTD: torch.Tensor) -> torch.Tensor:

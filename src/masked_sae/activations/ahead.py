@@ -86,8 +86,10 @@ class _Making(Generic[Window]):
         self._make, self._memory, self._device, self._lane = make, memory, device, lane
         self._unwanted, self._made, self._error = Event(), list[Window](), list[BaseException]()
         self._threads = torch.get_num_threads()  # each thread has its own number
-        self._before = None if lane is None else torch.cuda.current_stream(device).record_event()
-        self._after: torch.cuda.Event | None = None
+        self._before = torch.cuda.Event() if lane is not None else None
+        self._after = torch.cuda.Event() if lane is not None else None
+        if self._before is not None:
+            self._before.record(torch.cuda.current_stream(device))
         self._thread = Thread(target=self._run, name=f"window {index}", daemon=True)
         self._thread.start()
 
@@ -110,7 +112,8 @@ class _Making(Generic[Window]):
                 if self._lane is not None and self._before is not None:
                     self._lane.wait_event(self._before)
                 self._made.append(self._make(self.index, self._memory, self._unwanted.is_set))
-                self._after = None if self._lane is None else self._lane.record_event()
+                if self._lane is not None and self._after is not None:
+                    self._after.record(self._lane)
         except Abandoned:
             pass
         except BaseException as error:  # noqa: BLE001 - whoever asks for the window gets it
