@@ -116,6 +116,12 @@ class MeasuringConfig:
         return self.seed if self.data.seed is None else self.data.seed
 
     @property
+    def placing(self) -> tuple[Any, ...]:
+        """Where it computes, and in which pieces: runs of a pack have it in common."""
+        trainer, lm = self.trainer, self.lm
+        return (trainer.device, trainer.devices, trainer.nodes, lm.device, lm.device_map, lm.micro_batch_size)
+
+    @property
     def digest_memory(self) -> Path:
         """Where digests of large files are remembered: beside the caches."""
         return Path(self.data.store_dir).expanduser().parent / "digests"
@@ -159,6 +165,7 @@ def typed_config(config: DictConfig) -> RunConfig:
     typed.data.store_dir = os.path.expanduser(typed.data.store_dir)  # noqa: PTH111
     typed.data.cache_dir = os.path.expanduser(typed.data.cache_dir)  # noqa: PTH111
     typed.data.cache = typed.data.cache.lower()  # a switch of YAML's, or a word
+    typed.data.ahead = typed.data.ahead.lower()
     if typed.data.seed == typed.seed:
         typed.data.seed = None
     if typed.data.cache_dtype in checks.DTYPES and not checks.is_coarser(typed.data.cache_dtype, typed.lm.dtype):

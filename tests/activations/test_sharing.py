@@ -22,6 +22,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "lm.hook_name": ("blocks.0.hook_resid_post", HIDES),
     "lm.dtype": ("bfloat16", HIDES),
     "lm.batch_size": ("4", HIDES),
+    "lm.device": ("cpu", HIDES),
     "data.context_length": ("20", HIDES),
     "data.batch_size": ("32", HIDES),
     "data.train_tokens": ("1024", SCHEDULED),

@@ -23,6 +23,8 @@ SIDES = {
     "lm.dtype": IN,
     "lm.batch_size": IN,
     "lm.micro_batch_size": OUT,
+    "lm.device": OUT,
+    "lm.device_map": OUT,
     "data.source": IN,
     "data.context_length": IN,
     "data.batch_size": IN,
@@ -38,6 +40,7 @@ SIDES = {
     "data.split": IN,
     "data.revision": IN,
     "data.seed": IN,
+    "data.ahead": OUT,
     "data.cache": OUT,
     "data.cache_dtype": IN,
     "data.cache_dir": OUT,
@@ -121,6 +124,8 @@ OTHERWISE = {
     "code": "current",
     "prune": "true",
     "objective": "core/explained_variance",
+    "lm.device_map": "auto",
+    "data.ahead": "true",
     "data.cache": "true",
     "data.cache_gib": "1",
     "trainer.log_every_steps": "5",
@@ -151,6 +156,7 @@ PLACES = ("output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir")  #
 PLANNING = ("plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json")
 EXCEPTED = (
     "detach",
+    "lm.device",
     "lm.micro_batch_size",
     "trainer.device",
     "trainer.threads",

@@ -100,7 +100,7 @@ def test_a_dataset_that_cannot_be_read_is_refused_in_one_line(
 @pytest.mark.parametrize("train_tokens", [100_000, 1_000_000])
 def test_the_needed_tokens_of_a_dataset_suffice_for_the_run(kept_share: float, train_tokens: int) -> None:
     """With a separator every 200 tokens, one of many."""
-    from masked_sae.activations.stream import Plan
+    from masked_sae.activations.plan import Plan
 
     settings = data("data=stdlib", f"data.train_tokens={train_tokens}")
     content_length = settings.context_length - 1

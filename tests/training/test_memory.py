@@ -70,3 +70,15 @@ def test_slurms_share_of_a_node_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available_bytes(CPU) == 64 << 20
     monkeypatch.delenv("SLURM_MEM_PER_CPU")
     assert available_bytes(CPU) > 64 << 20
+
+
+def test_a_window_made_ahead_is_one_more_and_an_lm_elsewhere_takes_no_memory_here() -> None:
+    plain, ahead = (compose([f"data.ahead={word}"]) for word in ("false", "true"))
+    assert needed_bytes(ahead, 8) - needed_bytes(plain, 8) == 65_536 * 8 * 4
+    assert pack_bytes([ahead]) - pack_bytes([plain]) == 65_536 * 256 * 4
+    of_one_window = compose(["data.ahead=true", "data.train_tokens=65_536"])
+    assert needed_bytes(of_one_window, 8) == needed_bytes(plain, 8)
+    apart = compose(["trainer.device=cuda", "lm.device=cpu"])
+    together = compose(["trainer.device=cuda", "lm.device=cpu", "data.ahead=false"])
+    assert pack_bytes([apart]) - pack_bytes([together]) == 65_536 * 256 * 4
+    assert pack_bytes([together]) < pack_bytes([plain]) - 4_500_000 * 4

@@ -2,6 +2,7 @@
 
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,10 +22,10 @@ from masked_sae.runs.lock import HeldError, hold
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.state import read_state
 from masked_sae.training.sae_training import SAETraining
-from masked_sae.training.train_pack import train_pack
+from masked_sae.training.train_pack import Outcome, train_pack
 from masked_sae.training.train_run import train_run
 from support.composing import small_config
-from support.processes import SERVER, assert_same_run, reached
+from support.processes import SERVER, assert_same_run, killed_after, reached
 
 SHALLOW, DEEP = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 # What may differ between runs on the same batches.
@@ -321,3 +322,32 @@ def test_a_coarser_dtype_of_the_cache_rounds_uncached_training_too(make: Make) -
         assert_same_run_of_training(run, rounded)
     weights = [(run.sae / "sae_weights.safetensors").read_bytes() for run in (plain, rounded)]
     assert weights[0] != weights[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["false", "true"])
+def test_windows_made_ahead_change_no_bit(cache: str, make: Make, tmp_path: Path) -> None:
+    """Masked, at two hook points, with validation beside, stopped by a signal and resumed."""
+    chosen = [[f"lm.hook_name={name}", "mask.token.rate=0.3"] for name in (SHALLOW, DEEP)]
+    runs = [make("data.ahead=true", f"data.cache={cache}", *one) for one in chosen]
+    patch = stopped_at(11)
+    try:
+        assert statuses_of(train_pack(runs)) == ["preempted"] * 2
+    finally:
+        patch.undo()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("window")]
+    assert statuses_of(train_pack(runs)) == ["done"] * 2
+    for run, one in zip(runs, chosen, strict=True):
+        assert_same_run(run.folder, alone(make(*one), tmp_path / "in turn").folder)
+
+
+def statuses_of(outcomes: Sequence[Outcome]) -> list[str]:
+    return [one.state.status for one in outcomes if one.state is not None]
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_windows_are_made_ahead_goes_on_to_the_same_bits(make: Make, tmp_path: Path) -> None:
+    run = make("data.ahead=true", "mask.token.rate=0.3")
+    killed_after(run.config, at_step=7)
+    assert statuses_of(train_pack([run])) == ["done"]
+    assert_same_run(run.folder, alone(make("data.ahead=false", "mask.token.rate=0.3"), tmp_path / "in turn").folder)

@@ -62,7 +62,7 @@ class HeldOutBatch(NamedTuple):
         first: place of the first one among those that are read.
         tokens_NT: token ids, int64.
         kept_NT: all but special positions.
-        x_BD: clean activations, as they are, at the kept positions; on the LM's device.
+        x_BD: clean activations, as they are, at the kept positions; where the LM gives them.
     """
 
     first: int
@@ -84,4 +84,4 @@ def activation_batches(
 ) -> Iterator[HeldOutBatch]:
     """The LM's activations on these sequences, `batch_size` sequences per forward."""
     for first, tokens_NT, kept_NT in sequence_batches(held_out, indices, batch_size):
-        yield HeldOutBatch(first, tokens_NT, kept_NT, lm.activations(tokens_NT)[kept_NT.to(lm.device)])
+        yield HeldOutBatch(first, tokens_NT, kept_NT, lm.activations(tokens_NT)[kept_NT.to(lm.gives_on)])

@@ -4,18 +4,18 @@ Axes: N sequences, T positions, D `d_in`, V vocabulary.
 """
 
 import difflib
-import logging
-import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from masked_sae.activations.boot import boot, mapped
 from masked_sae.activations.lm_weights import WeightReader, check_sizes
 from masked_sae.errors import InputError, NonFiniteError, notice
 from masked_sae.exhaustion import is_of_memory
@@ -42,6 +42,9 @@ class LM:
             Pieces give what the whole does, to round-off.
 
     Attributes:
+        device: where it reads tokens, and gives logits.
+        gives_on: where it gives activations: where the SAEs are.
+        turn: held by each forward, since its hooks would act in any other's.
         resumes: whether a forward may begin at the hook point (`suffix`); None: not tried yet.
     """
 
@@ -53,12 +56,16 @@ class LM:
         device: torch.device,
         has_head: bool,
         micro_batch_size: int | None = None,
+        gives_on: torch.device | None = None,
+        turn: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer
         self.hook_name = hook_name
         self.device = device
         self.micro_batch_size = micro_batch_size
+        self.gives_on = gives_on or device
+        self.turn = turn or RLock()
         self._has_head = has_head
         self.resumes: bool | None = None
         self.d_in = self._find_d_in()
@@ -91,7 +98,16 @@ class LM:
         """
         if hook_name == self.hook_name:
             return self
-        return LM(self.bridge, self.tokenizer, hook_name, self.device, self._has_head, self.micro_batch_size)
+        return LM(
+            self.bridge,
+            self.tokenizer,
+            hook_name,
+            self.device,
+            self._has_head,
+            self.micro_batch_size,
+            self.gives_on,
+            self.turn,
+        )
 
     def activations(self, tokens_NT: Tensor) -> Tensor:
         """Activations at the hook point, float32, (N, T, D); no layer after it runs."""
@@ -114,7 +130,7 @@ class LM:
 
         def capture_as(name: str) -> Callable[[Tensor, Any], Tensor]:
             def capture(value: Tensor, hook: Any) -> Tensor:
-                captured[name] = value.flatten(2).float()
+                captured[name] = self.given(value)
                 if len(captured) == len(hook_names):
                     raise _HookPointReached
                 captured[name] = captured[name].clone()  # a later layer may write where it reads
@@ -136,14 +152,18 @@ class LM:
 
         def splice(value: Tensor, hook: Any) -> Tensor:
             assert edit is not None
-            return edit(value.flatten(2).float()).to(value.dtype).reshape(value.shape)
+            return edit(self.given(value)).to(value).reshape(value.shape)
 
         hooks = [] if edit is None else [(self.hook_name, splice)]
-        return self._forward(tokens_NT, hooks, return_type="logits").float()
+        return self._forward(tokens_NT, hooks, return_type="logits").to(self.device).float()
+
+    def given(self, value: Tensor) -> Tensor:
+        """What a hook point has, as activations (N, T, D) are given."""
+        return value.flatten(2).to(self.gives_on).float()  # in the LM's dtype it is less to carry
 
     def _forward(self, tokens_NT: Tensor, hooks: list[tuple[str, Any]], return_type: str | None) -> Any:
         mean_NT = tokens_NT == MEAN_TOKEN
-        with self._embedded_as_mean(mean_NT) if bool(mean_NT.any()) else nullcontext():
+        with self.turn, self._embedded_as_mean(mean_NT) if bool(mean_NT.any()) else nullcontext():
             tokens_NT = tokens_NT.masked_fill(mean_NT, 0).to(self.device)
             return self.bridge.run_with_hooks(tokens_NT, fwd_hooks=hooks, return_type=return_type)
 
@@ -227,12 +247,18 @@ def load_lm(
     device: str = "cpu",
     tokenizer: Any = None,
     revision: str | None = None,
+    *,
+    gives_on: torch.device | None = None,
+    device_map: str | None = None,
     micro_batch_size: int | None = None,
 ) -> LM:
     """Loads a hub name or local folder through `TransformerBridge`.
 
     Args:
+        device: where it runs; nothing to an LM with a map.
         revision: of a hub name: a branch, tag or commit.
+        gives_on: where it gives activations; None: where it runs.
+        device_map: as `lm.device_map`.
         micro_batch_size: as of `LM`.
 
     Raises:
@@ -243,18 +269,22 @@ def load_lm(
     read_lm_config(name, folder)
     tokenizer = tokenizer or load_tokenizer(name, revision)
     try:
-        bridge, reader = _boot(name, folder, dtype, device)
+        bridge, reader = _boot(name, folder, dtype, device, device_map)
     except InputError:
         raise
     except Exception as error:
         if is_of_memory(error):
             raise
+        if device_map is not None:
+            valid = f"a map and an LM that TransformerBridge reads ({shortened(error)})"
+            raise InputError("lm.device_map", device_map, valid) from error
         raise InputError("lm.name", name, f"a checkpoint that TransformerBridge reads ({shortened(error)})") from error
     bridge.eval()
     bridge.requires_grad_(False)
     _refuse_ids_beyond(name, bridge, tokenizer)
     has_head = not reader.missing_head and type(bridge.original_model).__name__.endswith(_WITH_OUTPUT_LAYER)
-    lm = LM(bridge, tokenizer, hook_name, torch.device(device), has_head, micro_batch_size)
+    own = torch.device(device if device_map is None else bridge.cfg.device)  # of its embedding
+    lm = LM(bridge, tokenizer, hook_name, own, has_head, micro_batch_size, gives_on)
     if reader.missing_head:
         lm.refuse_if_spoiled()
         what = f"no trained output layer ({reader.missing_head[0]} is not in its weights)"
@@ -262,7 +292,7 @@ def load_lm(
     return lm
 
 
-def _boot(name: str, folder: Path, dtype: str, device: str) -> tuple[Any, WeightReader]:
+def _boot(name: str, folder: Path, dtype: str, device: str, device_map: str | None) -> tuple[Any, WeightReader]:
     readers: list[WeightReader] = []
 
     def reading(model_class: Any) -> WeightReader:
@@ -272,29 +302,9 @@ def _boot(name: str, folder: Path, dtype: str, device: str) -> tuple[Any, Weight
     from transformers import AutoConfig
 
     check_sizes(name, folder, AutoConfig.from_pretrained(folder, trust_remote_code=False))
-    bridge = boot(folder, dtype, device, reading)
+    where = {"device": device} if device_map is None else mapped(device_map)
+    bridge = boot(folder, dtype, where, reading)
     return bridge, readers[0]
-
-
-def boot(folder: Path, dtype: str, device: str, reading: Callable[[Any], Any]) -> Any:
-    """A `TransformerBridge` of a folder with a configuration and a tokenizer.
-
-    Args:
-        reading: given the library's class of models, what makes the model in its place.
-    """
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformer_lens.model_bridge.sources import transformers as source
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    model_class = source.get_hf_model_class_for_architecture(source.determine_architecture_from_hf_config(config))
-    with _quiet():
-        return TransformerBridge.boot_transformers(
-            str(folder),
-            dtype=getattr(torch, dtype),
-            device=device,
-            model_class=reading(model_class),  # of a class it calls from_pretrained alone
-        )
 
 
 def _refuse_ids_beyond(name: str, bridge: Any, tokenizer: Any) -> None:
@@ -305,21 +315,3 @@ def _refuse_ids_beyond(name: str, bridge: Any, tokenizer: Any) -> None:
     if max(ids) >= rows:
         valid = f"a tokenizer of this LM: token {max(ids)} is beyond its embedding of {rows} rows"
         raise InputError("lm.name", name, valid)
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Has the libraries that load an LM keep bars, advice and reports to themselves: what matters is an exception."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    logging.getLogger().setLevel(logging.WARNING)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

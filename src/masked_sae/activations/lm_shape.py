@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from masked_sae.activations.lm import LM, boot
+from masked_sae.activations.boot import boot
+from masked_sae.activations.lm import LM
 from masked_sae.activations.settings import LMSettings
 from masked_sae.errors import InputError
 from masked_sae.lm_files import find_tokenizer_folder, read_lm_config, shortened
@@ -81,7 +82,7 @@ def count_forward(
     """As `forward_of`, of a folder with a configuration."""
     tokens_NT = torch.zeros((sequences, context_length), dtype=torch.long)
     try:
-        bridge = boot(folder, dtype, "meta", _FromConfiguration)
+        bridge = boot(folder, dtype, {"device": "meta"}, _FromConfiguration)
         lms = [LM(bridge, tokenizer, hook_name, _META, has_head=False) for hook_name in hook_names]
         with _warnings_ignored(), FlopCounterMode(display=False) as counter:
             lms[0].activations_at(hook_names, tokens_NT)

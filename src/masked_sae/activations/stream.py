@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from masked_sae.activations.ahead import Ahead
 from masked_sae.activations.stopwatch import Stopwatch
 from masked_sae.activations.windows import Held, Point, Window, Windows
 from masked_sae.errors import NonFiniteError
@@ -39,17 +40,19 @@ class Batch(NamedTuple):
 class ActivationStream:
     """Training batches by their index, at one hook point or several.
 
+    Args:
+        ahead: whether the next window is made while this one is read; then `close` has to follow.
+
     Attributes:
-        watch: the time that windows take.
+        watch: the time that windows take, or are waited for.
     """
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: Windows, *, ahead: bool = False) -> None:
         self._windows, self.plan, self.points = windows, windows.plan, windows.points
         self.watch = Stopwatch(windows.device)
         self._rows = windows.plan.batch_size // windows.ranks.count
-        self._memory: Mapping[Point, Held] | None = None
-        self._window: Window | None = None
-        self._window_index = -1
+        self._ahead = Ahead(windows.window, self.plan.windows, windows.device) if ahead else None
+        self._at_hand: Window | None = None
 
     def at_points(self, index: int) -> Mapping[Point, Batch | NonFiniteError]:
         """Batch `index` at each point, or what keeps it from being trained on; computes its window unless that is the
@@ -71,15 +74,21 @@ class ActivationStream:
             raise found
         return found
 
+    def close(self) -> None:
+        """Ends what runs ahead; what is asked for later is made in its turn."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = None  # whose memory is to go with its last use
+
     def _at(self, index: int) -> Window:
-        if self._window is None or index != self._window_index:
-            self._window = None  # until it is whole: the memory is that of the window before
+        whole = self._at_hand
+        if whole is None or whole.index != index:
+            self._at_hand = None  # until it is whole: the memory is that of a window before
+            make = self._windows.window if self._ahead is None else self._ahead.window
             with self.watch:
-                if self._memory is None:
-                    self._memory = self._windows.memory()
-                self._window = self._windows.compute(index, self._memory)
-            self._window_index = index
-        return self._window
+                whole = make(index, whole)
+            self._at_hand = whole
+        return whole
 
 
 def _batch(held: Held, rows_B: Tensor, masked_share: float) -> Batch | NonFiniteError:

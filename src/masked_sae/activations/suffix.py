@@ -37,7 +37,7 @@ class CleanPass:
 
     def logits(self, edit: Edit) -> Tensor:
         """As `LM.logits` has them of the same tokens and edit."""
-        with _returning(self._skipped, self._output):
+        with self._lm.turn, _returning(self._skipped, self._output):
             return self._lm.logits(self._tokens_NT, edit)
 
 
@@ -54,20 +54,21 @@ def _passed(lm: LM, tokens_NT: Tensor, skipped: Sequence[nn.Module]) -> tuple[Cl
     outputs: list[Any] = []
 
     def capture(value: Tensor, hook: Any) -> Tensor:
-        captured.append(value.flatten(2).float().clone())  # a later layer may write where it reads
+        captured.append(lm.given(value).clone())  # a later layer may write where it reads
         return value
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         outputs.append(_copied(output))
 
-    handles = [skipped[-1].register_forward_hook(keep)] if skipped else []
-    try:
-        hooks = [(lm.hook_name, capture)]
-        logits_NTV = lm.bridge.run_with_hooks(tokens_NT.to(lm.device), fwd_hooks=hooks, return_type="logits").float()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return CleanPass(lm, tokens_NT, captured[0], skipped, *outputs), logits_NTV
+    with lm.turn:
+        handles = [skipped[-1].register_forward_hook(keep)] if skipped else []
+        try:
+            hooks = [(lm.hook_name, capture)]
+            logits_NTV = lm.bridge.run_with_hooks(tokens_NT.to(lm.device), fwd_hooks=hooks, return_type="logits")
+        finally:
+            for handle in handles:
+                handle.remove()
+    return CleanPass(lm, tokens_NT, captured[0], skipped, *outputs), logits_NTV.to(lm.device).float()
 
 
 def _resumes(lm: LM, tokens_NT: Tensor) -> bool:

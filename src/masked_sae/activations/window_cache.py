@@ -10,7 +10,7 @@ Axes: W activations of a window, D `d_in`.
 
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -110,19 +110,22 @@ class WindowCache:
         return window
 
     @contextmanager
-    def turn(self, index: int) -> Generator[StoredWindow | None]:
+    def turn(self, index: int, unwanted: Callable[[], bool] | None = None) -> Generator[StoredWindow | None]:
         """Gives the window, or None to whoever comes first, who computes and writes it while the block runs; others
         wait for that, and read it.
 
         Who needs windows of several streams at once takes their turns in the order of their `folder`, as everybody
         does: else two could wait for each other.
+
+        Args:
+            unwanted: whether nobody waits for the window any more: then this does not either.
         """
         found = self.read(index)
         if found is not None or not self.writes:  # of what is not written, nobody has to wait
             yield found
             return
-        with _locked(self.folder / f"{index}.lock", self._patience) as lock:
-            if lock == "busy":
+        with _locked(self.folder / f"{index}.lock", self._patience, unwanted) as lock:
+            if lock == "busy" and not (unwanted is not None and unwanted()):
                 self._patience = 0.0
                 self._say(f"{self._path(index)} has been in the making elsewhere for long: it is computed here, too")
             if lock == "held":
@@ -245,14 +248,16 @@ def stream_cache(
 
 
 @contextmanager
-def _locked(path: Path, patience: float) -> Generator[Literal["held", "busy", "none"]]:
+def _locked(
+    path: Path, patience: float, unwanted: Callable[[], bool] | None = None
+) -> Generator[Literal["held", "busy", "none"]]:
     """Holds a lock while the block runs, which goes on without where another process keeps it for too long, or where
     the file system has no locks.
     """
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=patience, cancel_check=unwanted)
     except Timeout:
         state = "busy"
     except (OSError, NotImplementedError):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from masked_sae.activations.ahead import Abandoned, Unwanted
 from masked_sae.activations.lm import LM
 from masked_sae.activations.plan import Plan
 from masked_sae.activations.sequences import ShuffledSequences
@@ -54,15 +55,22 @@ class Held:
 
 @dataclass(frozen=True)
 class Window:
-    """Attributes:
-    at: the activations at each point.
-    order_W: rows of these, batch after batch.
-    masked_share: of its maskable tokens, that were replaced.
+    """One, ready to be read.
+
+    Attributes:
+        at: the activations at each point.
+        order_W: rows of these, batch after batch.
+        masked_share: of its maskable tokens, that were replaced.
     """
 
+    index: int
     at: Mapping[Point, Held]
     order_W: Tensor
     masked_share: float
+
+
+def _never() -> bool:
+    return False
 
 
 class Windows:
@@ -92,24 +100,33 @@ class Windows:
         caches: Mapping[str, WindowCache] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.plan, self.points, self.ranks, self.device = plan, tuple(points), ranks, lm.device
+        self.plan, self.points, self.ranks, self.device = plan, tuple(points), ranks, lm.gives_on
         self._lm, self._sequences, self._masks = lm, sequences, masks
         self._lm_batch_size, self._seed, self._dtype = lm_batch_size, seed, dtype
         self._at = {hook_name: lm.at(hook_name) for hook_name in dict.fromkeys(point.hook_name for point in points)}
         self._caches = sorted((caches or {}).items(), key=lambda item: item[1].folder)  # in which jobs take turns
 
-    def memory(self) -> dict[Point, Held]:
+    def _empty(self) -> dict[Point, Held]:
         """Room for one window."""
         size, with_target = self.plan.window_tokens // self.ranks.count, self._masks.wants_clean_target
         d_in = {name: lm.d_in for name, lm in self._at.items()}
         return {point: Held.empty(size, d_in[point.hook_name], self.device, with_target) for point in self.points}
 
-    def compute(self, index: int, memory: Mapping[Point, Held]) -> Window:
-        """Writes a window into memory that another one was in."""
+    def window(self, index: int, done_with: Window | None = None, unwanted: Unwanted = _never) -> Window:
+        """Window `index`; in any thread, one at a time.
+
+        Args:
+            done_with: another that is not read any more; its memory is taken.
+            unwanted: looked at before each forward.
+
+        Raises:
+            Abandoned: it is not wanted any more.
+        """
+        memory = self._empty() if done_with is None else done_with.at
         for held in memory.values():
             held.error = None
         with ExitStack() as turns:
-            found = {name: turns.enter_context(cache.turn(index)) for name, cache in self._own_caches()}
+            found = {name: turns.enter_context(cache.turn(index, unwanted)) for name, cache in self._own_caches()}
             stored = {name: window for name, window in found.items() if window is not None}
             known = self.ranks.tell({name: window.counts for name, window in stored.items()})[0]
             lacking = [name for name in self._at if name not in known]
@@ -117,15 +134,15 @@ class Windows:
             filled, maskable, masked = next(iter(known.values())) if text is None else text.counts
             order_W = self._shuffled(index, filled)
             if self.ranks.is_alone:
-                self._fill(index, memory, stored, text)
+                self._fill(index, memory, stored, text, unwanted)
                 order_W = order_W.to(self.device)
             else:
-                self._fill_share(index, memory, {name: stored.get(name) for name in known}, text, order_W, filled)
+                self._fill_share(index, memory, {name: stored.get(name) for name in known}, text, order_W, unwanted)
                 order_W = torch.arange(len(order_W) // self.ranks.count, device=self.device)
         for point, held in memory.items():
             for activations_WD in held.tensors():
                 activations_WD[:filled].mul_(point.scale)
-        return Window(memory, order_W, masked / max(1, maskable))
+        return Window(index, memory, order_W, masked / max(1, maskable))
 
     def _own_caches(self) -> list[tuple[str, WindowCache]]:
         return self._caches if self.ranks.is_first else []
@@ -145,6 +162,7 @@ class Windows:
         memory: Mapping[Point, Held],
         stored: Mapping[str, StoredWindow],
         text: WindowText | None,
+        unwanted: Unwanted,
     ) -> None:
         """All of it: what is stored, and what the LM gives at the other hook points, which is stored then."""
         for name, window in stored.items():
@@ -154,7 +172,7 @@ class Windows:
         if text is None:
             return
         lacking = {name: [held.tensors() for held in _at(name, memory)] for name in self._at if name not in stored}
-        errors = self._forward(text, lacking)
+        errors = self._forward(text, lacking, unwanted)
         _note(errors, memory)
         for name, tensors in lacking.items():
             if name not in errors:
@@ -167,7 +185,7 @@ class Windows:
         stored: Mapping[str, StoredWindow | None],
         text: WindowText | None,
         order_W: Tensor,
-        filled: int,
+        unwanted: Unwanted,
     ) -> None:
         """The rows that are this rank's share of each batch, in their order: each rank has the LM read its share of the
         text, and they exchange what it gave.
@@ -175,7 +193,7 @@ class Windows:
         Args:
             stored: windows that the first rank has found; the others know of which hook points.
         """
-        ranks = self.ranks
+        ranks, filled = self.ranks, int(order_W.max()) + 1
         shares = order_W.view(self.plan.batches_per_window, -1).chunk(ranks.count, dim=1)
         wanted = [rows.flatten() for rows in shares]
         for name, window in stored.items():
@@ -189,7 +207,7 @@ class Windows:
             for name in self._at
             if name not in stored
         }
-        errors = _of_all(self._forward(text, {name: [parts] for name, parts in lacking.items()}), ranks)
+        errors = _of_all(self._forward(text, {name: [parts] for name, parts in lacking.items()}, unwanted), ranks)
         _note(errors, memory)
         writing = ranks.tell([name for name, cache in self._own_caches() if cache.writes and name not in errors])[0]
         for name, parts in lacking.items():
@@ -211,7 +229,9 @@ class Windows:
             for held in into:
                 held.tensors()[place].copy_(mine_WD)
 
-    def _forward(self, text: WindowText, into: Mapping[str, Sequence[Sequence[Tensor]]]) -> dict[str, NonFiniteError]:
+    def _forward(
+        self, text: WindowText, into: Mapping[str, Sequence[Sequence[Tensor]]], unwanted: Unwanted
+    ) -> dict[str, NonFiniteError]:
         """Writes what the LM gives for this rank's sequences.
 
         Args:
@@ -226,6 +246,8 @@ class Windows:
             rows = slice(batch.rows.start - own[0].rows.start, batch.rows.stop - own[0].rows.start)
             readings = [batch.tokens_NT, *([batch.clean_NT] if self._masks.wants_clean_target else [])]
             for place, tokens_NT in enumerate(readings):
+                if unwanted():
+                    raise Abandoned
                 found = self._lm.activations_at(list(into), tokens_NT)
                 for name, x_NTD in zip(into, found, strict=True):
                     kept_PD = x_NTD[batch.kept_NT.to(x_NTD.device)][: rows.stop - rows.start]

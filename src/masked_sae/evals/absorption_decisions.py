@@ -160,7 +160,7 @@ def decide_on_set(name: str, sae: InferenceSAE, context: EvalContext) -> Decided
     x_PD = context.cache.read(lm, concepts.texts, f"absorption/{name}")
     probes = context.once(("concept probes", name), lambda: fit_concept_probes(concepts, x_PD, seed=seed))
     chunks = x_PD.split(_POSITIONS_AT_ONCE)
-    f_PF = csr_array(vstack([sparse_rows(sae.encode(some.to(lm.device))) for some in chunks]))
+    f_PF = csr_array(vstack([sparse_rows(sae.encode(some.to(lm.gives_on))) for some in chunks]))
     rankings = tuple(SUFFIXES)
     decisions = decide_absorption(concepts, x_PD, f_PF, sae.W_dec_FD, probes=probes, rankings=rankings, seed=seed)
     return DecidedSet(concepts, x_PD, decisions)

@@ -120,7 +120,7 @@ class EvalContext:
 
     def mean_latents(self, task: LabelledTexts, evaluated: EvaluatedSAE) -> tuple[Tensor, float]:
         """Of the SAE, over each of the task's texts, (N, F), and the L0 on all texts that were read with them."""
-        f_NF, l0 = evaluated.mean_latents(task.texts, lambda: self._activations(task.texts).to(self.lm.device))
+        f_NF, l0 = evaluated.mean_latents(task.texts, lambda: self._activations(task.texts).to(self.lm.gives_on))
         return f_NF[task.rows_N], l0
 
     def mean_over_tasks(

@@ -183,7 +183,7 @@ def evaluate_core(
     at_once = min(batch_size, lm.micro_batch_size or batch_size)
     for first, tokens_NT, kept_NT in sequence_batches(held_out, sequences_to_measure(held_out, tokens), at_once):
         predictions = None if lm.objective is None else BatchPredictions(lm, tokens_NT, kept_NT, first)
-        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.device)] if predictions is None else predictions.x_BD
+        x_BD = lm.activations(tokens_NT)[kept_NT.to(lm.gives_on)] if predictions is None else predictions.x_BD
         for place, sae in enumerate(saes):
             x_hat_BD = sums[place].reconstruct(sae, x_BD)
             if predictions is not None:

@@ -196,7 +196,7 @@ def true_batches(
     """
     indices = sequences_drawn(held_out, tokens, numpy_generator(seed, "ground truth sequences"))
     for _, tokens_NT, kept_NT, x_BD in activation_batches(lm, held_out, indices, batch_size):
-        yield TrueBatch(x_BD, truth.true_features(tokens_NT)[kept_NT].to(lm.device))
+        yield TrueBatch(x_BD, truth.true_features(tokens_NT)[kept_NT].to(x_BD.device))
 
 
 @torch.inference_mode()

@@ -76,7 +76,7 @@ class BatchPredictions:
 
     def __init__(self, lm: LM, tokens_NT: Tensor, kept_NT: Tensor, first: int) -> None:
         read_NT, counts_NT, wanted_NT = predicted(lm, tokens_NT, kept_NT, first)
-        self._kept_NT, self._counts_NT = kept_NT.to(lm.device), counts_NT.to(lm.device)
+        self._kept_NT, self._counts_NT = kept_NT.to(lm.gives_on), counts_NT.to(lm.device)
         self._wanted_B = wanted_NT[counts_NT].to(lm.device)
         self._passed, logits_NTV = clean_pass(lm, read_NT)
         self._clean_BV = logits_NTV[self._counts_NT].log_softmax(-1)

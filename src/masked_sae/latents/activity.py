@@ -141,10 +141,10 @@ def read_activity(sae: InferenceSAE, lm: LM, held_out: Sequences, reading: Readi
     Raises:
         NonFiniteError: the LM's activations are not finite.
     """
-    running = RunningActivity(sae.d_sae, reading, lm.device)
+    running = RunningActivity(sae.d_sae, reading, lm.gives_on)
     for _, tokens_NT, kept_NT in sequence_batches(held_out, reading.indices_N, reading.batch_size):
         x_NTD = lm.activations(tokens_NT)
-        kept_NT = kept_NT.to(lm.device)
+        kept_NT = kept_NT.to(lm.gives_on)
         lm.refuse_non_finite(x_NTD[kept_NT], tokens_NT, kept_NT)
         at_once = max(1, _AT_ONCE // (sae.d_sae * tokens_NT.shape[1]))
         for x_some_NTD, kept_some_NT in zip(x_NTD.split(at_once), kept_NT.split(at_once), strict=True):

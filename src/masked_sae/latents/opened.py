@@ -20,7 +20,7 @@ from masked_sae.training.threads import use_threads
 @dataclass(frozen=True)
 class OpenedRun:
     """Attributes:
-    sae: as it was exported, on the LM's device.
+    sae: as it was exported, where the LM gives its activations.
     context: the LM at the run's hook point, the held-out text, and what is read and fitted of them.
     """
 
@@ -66,4 +66,4 @@ def open_run(key: str, run: Run, context: EvalContext | None = None) -> OpenedRu
     if sae.d_in != context.lm.d_in:
         lm = f"{config.lm.name} at {config.lm.hook_name}"
         raise InputError(key, run.sae, f"an SAE for the {context.lm.d_in} dimensions of {lm}: this one has {sae.d_in}")
-    return OpenedRun(run, sae.to(context.lm.device), context)
+    return OpenedRun(run, sae.to(context.lm.gives_on), context)

@@ -51,7 +51,7 @@ def direct_effects(lm: LM, W_dec_FD: Tensor, shown: int) -> Effects:
     W_U_DV = _W_U(lm).float()
     shown = min(shown, W_U_DV.shape[1])
     found: list[tuple[Tensor, ...]] = []
-    for rows_CD in W_dec_FD.split(max(1, _AT_ONCE // W_U_DV.shape[1])):
+    for rows_CD in W_dec_FD.to(W_U_DV.device).split(max(1, _AT_ONCE // W_U_DV.shape[1])):
         logits_CV = _normed(lm, rows_CD) @ W_U_DV
         logits_CV -= logits_CV.mean(1, keepdim=True)
         raised, lowered = logits_CV.topk(shown, dim=1), logits_CV.topk(shown, dim=1, largest=False)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from masked_sae.activations.lm import load_lm
+from masked_sae.activations.lm_device import find_lm_device, is_apart, runs_ahead
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.stream import Batch
 from masked_sae.config import RunConfig
@@ -21,6 +22,7 @@ from masked_sae.planning.step import step_flops, steps_of
 from masked_sae.randomness import torch_generator
 from masked_sae.runs.run import Run
 from masked_sae.training.assemble import begin_training, find_device
+from masked_sae.training.memory import device_of_saes
 from masked_sae.training.threads import DEFAULT_THREADS
 
 _TIMED = 3  # after one that is not
@@ -29,15 +31,23 @@ _TERA = 1e12
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of a job; None where `unknown` says why."""
+    """Of a job; None where `unknown` says why.
+
+    Attributes:
+        at_once: whether the LM works while SAEs train, on another device.
+    """
 
     lm: float | None
     saes: float | None
     unknown: str = ""
+    at_once: bool = False
 
     @property
     def total(self) -> float | None:
-        return None if self.lm is None or self.saes is None else self.lm + self.saes
+        """Of work at one time the longer's: a window of activations is short beside it."""
+        if self.lm is None or self.saes is None:
+            return None
+        return max(self.lm, self.saes) if self.at_once else self.lm + self.saes
 
     def among(self, ranks: int) -> "Seconds":
         """For so many processes that share the work, as if they exchanged nothing."""
@@ -88,7 +98,7 @@ class GivenSpeed:
             others = flops.dense - product + (flops.sparse or 0.0)
             a_step = self._at(product, config.sae.compute_dtype) + self._at(others, "float32")
             saes += steps_of(config) * a_step
-        return Seconds(self._at(reading.flops, configs[0].lm.dtype), saes)
+        return Seconds(self._at(reading.flops, configs[0].lm.dtype), saes, at_once=_at_once(configs[0]))
 
     def _at(self, flops: float, dtype: str) -> float:
         return flops / (_TERA * self.tflops[dtype] * (self.utilization or 1.0))
@@ -111,7 +121,8 @@ class MeasuredSpeed:
         device = find_device(first.trainer.device)
         torch.set_num_threads(first.trainer.threads or DEFAULT_THREADS)
         lm, length = first.lm, first.data.context_length
-        key = (lm.name, lm.revision, lm.dtype, lm.at_once(lm.batch_size), reading.points, length, device.type)
+        where = (device.type, lm.device, lm.device_map)
+        key = (lm.name, lm.revision, lm.dtype, lm.at_once(lm.batch_size), reading.points, length, where)
         a_forward = self._once(key, lambda: _forward_seconds(first, reading.points, device))
         assert reading.forward is not None
         saes = 0.0
@@ -119,12 +130,17 @@ class MeasuredSpeed:
             d_in = reading.forward.d_in[config.lm.hook_name]
             kind = (repr(config.sae), repr(config.optim), d_in, config.data.batch_size, device.type)
             saes += steps_of(config) * self._once(kind, lambda c=config, d=d_in: _step_seconds(c, d, device))
-        return Seconds(reading.forwards * a_forward, saes)
+        return Seconds(reading.forwards * a_forward, saes, at_once=_at_once(first))
 
     def _once(self, key: Any, measure: Callable[[], float]) -> float:
         if key not in self._known:
             self._known[key] = measure()
         return self._known[key]
+
+
+def _at_once(config: RunConfig) -> bool:
+    saes = device_of_saes(config)
+    return is_apart(config.lm, saes) and runs_ahead(config.data.ahead, config.lm, saes)
 
 
 def speed_of(config: RunConfig) -> Speed | None:
@@ -139,7 +155,15 @@ def speed_of(config: RunConfig) -> Speed | None:
 
 
 def _forward_seconds(config: RunConfig, points: Sequence[str], device: torch.device) -> float:
-    lm = load_lm(config.lm.name, points[0], config.lm.dtype, str(device), revision=config.lm.revision)
+    lm = load_lm(
+        config.lm.name,
+        points[0],
+        config.lm.dtype,
+        str(find_lm_device(config.lm, device)),
+        revision=config.lm.revision,
+        gives_on=device,
+        device_map=config.lm.device_map,
+    )
     generator = torch.Generator().manual_seed(0)
     shape = (config.lm.at_once(config.lm.batch_size), config.data.context_length)
     tokens_NT = torch.randint(min(1000, lm.vocab_size), shape, generator=generator)

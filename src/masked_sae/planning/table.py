@@ -35,7 +35,10 @@ def lines_of(bill: Bill) -> list[str]:
     largest = max((job for job in bill.jobs if job.memory), key=lambda job: job.memory.peak, default=None)  # pyright: ignore[reportOptionalMemberAccess]
     if largest is not None and largest.memory is not None:
         parts = ", ".join(f"{name} {_size(size)}" for name, size in largest.memory.parts.items())
-        lines.append(f"memory of the largest job: {parts}; a forward and a step take turns")
+        turns = "at one time" if largest.memory.ahead else "take turns"
+        lines.append(f"memory of the largest job: {parts}; a forward and a step {turns}")
+        if largest.memory.lm_peak is not None:
+            lines.append(f"of that each other device of the LM has {_size(largest.memory.lm_peak)}")
     if bill.foreseen.place.memory is not None:
         lines.append(f"memory that there is: {_size(bill.foreseen.place.memory)}")
     to_fetch = sum(text.to_fetch for text in bill.texts.values())
@@ -98,7 +101,9 @@ def _as_json(job: JobBill) -> dict[str, Any]:
         "lm_flop": job.reading.flops,
         "sae_dense_flop": job.dense,
         "sae_sparse_flop": job.sparse,
-        "memory_bytes": None if memory is None else {**memory.parts, "peak": memory.peak},
+        "memory_bytes": None
+        if memory is None
+        else {**memory.parts, "peak": memory.peak, "lm_device_peak": memory.lm_peak},
         "disk_bytes": None
         if files is None
         else {"checkpoints": files.checkpoints, "export": files.export, "windows": files.windows},

@@ -30,7 +30,9 @@ HOW = (
     "lm.micro_batch_size",
     "logger",
     "eval.cache_dir",
-    *(f"data.{key}" for key in ("store_dir", "cache", "cache_dir", "cache_gib")),
+    "lm.device",
+    "lm.device_map",
+    *(f"data.{key}" for key in ("store_dir", "ahead", "cache", "cache_dir", "cache_gib")),
 )
 # An id leaves out besides: the experiment, what digests of contents stand for, and what is done after training.
 BY_CONTENT = ("data.path", "lm.name", "lm.revision", "init_from")

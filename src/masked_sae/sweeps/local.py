@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from masked_sae.activations.lm_device import find_lm_device
 from masked_sae.command_line import FAILED, INTERRUPTED
 from masked_sae.config import RunConfig, all_settings
 from masked_sae.errors import InputError, notice
@@ -37,7 +38,7 @@ def train_alone(config: RunConfig) -> None:
     """Trains one run and prints how it ended; one that was stopped by a signal ends the command with an exit code."""
     if config.detach:
         raise InputError("detach", True, "false, unless a sweep goes to SLURM (-m, hydra/launcher=slurm)")
-    refuse_too_large(config, LEAST_D_IN, find_device(config.trainer.device))
+    _refuse_other_machine(config)
     refuse_unusable(config.optim.name, find_device(config.trainer.device))
     run = make_run(config, {})
     take_over_former([run])
@@ -111,7 +112,7 @@ def begin_here(runs: Sequence[Run], command: Sequence[str], *, of_search: bool =
     if runs[0].config.detach:
         raise InputError("detach", True, "false, unless the sweep goes to SLURM (hydra/launcher=slurm)")
     for run in runs:
-        refuse_too_large(run.config, LEAST_D_IN, find_device(run.config.trainer.device))
+        _refuse_other_machine(run.config)
         refuse_unusable(run.config.optim.name, find_device(run.config.trainer.device))
     take_over_former(runs)
     (record_sweeps if of_search else begin_sweep)(runs, command)
@@ -170,3 +171,12 @@ def end_sweep(runs: Sequence[Run]) -> None:
         sys.exit(FAILED)
     if "cancelled" in statuses:
         sys.exit(INTERRUPTED)
+
+
+def _refuse_other_machine(config: RunConfig) -> None:
+    """Raises:
+    InputError: the run needs a device that is not here, or more memory.
+    """
+    device = find_device(config.trainer.device)
+    find_lm_device(config.lm, device)
+    refuse_too_large(config, LEAST_D_IN, device)

@@ -58,7 +58,8 @@ def gpus_for(runs: Sequence[Run]) -> list[str]:
     Raises:
         InputError: a run asks for a GPU, and there is none.
     """
-    if all(find_device(run.config.trainer.device).type == "cpu" for run in runs):
+    lms = {run.config.lm.device or run.config.lm.device_map or "cpu" for run in runs}
+    if lms == {"cpu"} and all(find_device(run.config.trainer.device).type == "cpu" for run in runs):
         return []
     return name_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
 

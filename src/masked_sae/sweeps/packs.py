@@ -72,8 +72,7 @@ def _shared_by(run: Run) -> Hashable:
     if run.shares is None:
         return run.folder.path
     own = own_threads(None if run.config.force else run.folder, trainer.threads)
-    how = (own, trainer.threads, trainer.device, trainer.devices, trainer.nodes, run.config.lm.micro_batch_size)
-    return run.shares.forwards, how, run.config.pack
+    return run.shares.forwards, own, run.config.placing, trainer.threads, run.config.pack
 
 
 def _bound(packs: Sequence[Sequence[Run]]) -> int | None:

@@ -22,7 +22,12 @@ from masked_sae.runs.results import REFERENCE
 from masked_sae.text.settings import DataSettings
 
 _HOW_MUCH = ("train_tokens", "window_tokens", "max_epochs")  # is read of a source without an end
-_TRAINING = ("batch_size", "scale_tokens", *_HOW_MUCH)  # keys of `data` that say nothing of what was measured on
+_TRAINING = (
+    "batch_size",
+    "scale_tokens",
+    "ahead",
+    *_HOW_MUCH,
+)  # keys of `data` that say nothing of what was measured on
 _WHERE = ("device", "threads")  # keys of `trainer` that measuring has
 
 
@@ -70,7 +75,8 @@ def readable(record: Mapping[str, Any], settings: RunConfig) -> dict[str, Any]:
 def place_of(found: FoundSAE, record: Mapping[str, Any], settings: RunConfig) -> RunFolder:
     """Where its results go: named after the SAE, its content, and what it is measured on."""
     read_on = {key: value for key, value in record["data"].items() if key != "store_dir"}
-    digest = of_all([record[REFERENCE]["digest"], repr(sorted(record["lm"].items())), repr(sorted(read_on.items()))])
+    lm = {key: value for key, value in record["lm"].items() if key not in ("device", "device_map")}
+    digest = of_all([record[REFERENCE]["digest"], repr(sorted(lm.items())), repr(sorted(read_on.items()))])
     return RunFolder(Path(settings.output_dir) / settings.name / f"{found.name}-{digest[:8]}")
 
 

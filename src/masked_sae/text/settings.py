@@ -10,6 +10,7 @@ from masked_sae.settings import neutral, setting
 MOST_EPOCHS = 1e9
 SOURCES = ("stdlib", "text", "hub", "synthetic")
 CACHES = ("false", "true", "auto")
+AHEAD = ("auto", "true", "false")
 
 
 @dataclass(kw_only=True)
@@ -29,6 +30,7 @@ class DataSettings:
     split: str = "train"
     revision: str | None = None
     seed: int | None = neutral(None)  # of order, token mask and shuffle; null: the run's
+    ahead: str = "auto"  # whether the next window is made while this one is trained on: see AHEAD
     cache: str = "false"  # of activations on disk: see CACHES
     cache_dtype: str | None = neutral(None)  # of activations; null: the LM's
     cache_dir: str = ".cache/windows"
@@ -68,6 +70,7 @@ class DataSettings:
             checks.count(f"data.{key}", getattr(self, key))
         if self.seed is not None:
             checks.seed("data.seed", self.seed)
+        checks.one_of("data.ahead", self.ahead, AHEAD)
         checks.one_of("data.cache", self.cache, CACHES)
         if self.cache_dtype is not None:
             checks.one_of("data.cache_dtype", self.cache_dtype, checks.DTYPES)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from masked_sae.activations.lm import LM, load_lm
+from masked_sae.activations.lm_device import find_lm_device, runs_ahead
 from masked_sae.activations.plan import Plan
 from masked_sae.activations.scale import ActivationStatistics
 from masked_sae.activations.sequences import Sequences, ShuffledSequences, make_sequences
@@ -48,9 +49,11 @@ class TrainingParts:
 
     Attributes:
         lm: at the run's hook point.
+        device: where the SAE is, and what it reads.
     """
 
     lm: LM
+    device: torch.device
     held_out: Sequences
     sequences: ShuffledSequences
     plan: Plan
@@ -60,6 +63,9 @@ class TrainingParts:
 def load_lm_and_text(config: MeasuringConfig, inputs: Inputs, device: torch.device) -> LMAndText:
     """Builds the token store where there is none, and loads the LM.
 
+    Args:
+        device: where the SAEs are; the LM may have another.
+
     Raises:
         InputError: the text is too short, or the LM or its hook point is not there.
     """
@@ -68,9 +74,11 @@ def load_lm_and_text(config: MeasuringConfig, inputs: Inputs, device: torch.devi
         config.lm.name,
         config.lm.hook_name,
         config.lm.dtype,
-        str(device),
+        str(find_lm_device(config.lm, device)),
         tokenizer,
         revision=config.lm.revision,
+        gives_on=device,
+        device_map=config.lm.device_map,
         micro_batch_size=config.lm.micro_batch_size,
     )
     special = special_tokens(tokenizer)
@@ -110,12 +118,12 @@ def make_parts(run: Run, found: LMAndText, inputs: Inputs) -> TrainingParts:
         InputError: there is no such hook point, or the run is too large for the machine or too long for its text.
     """
     config = run.config
-    lm = found.lm.at(config.lm.hook_name)
-    refuse_too_large(config, lm.d_in, lm.device)
-    refuse_unusable(config.optim.name, lm.device)
+    lm, device = found.lm.at(config.lm.hook_name), found.lm.gives_on
+    refuse_too_large(config, lm.d_in, device)
+    refuse_unusable(config.optim.name, device)
     plan = make_plan(config, found)
     masks = make_masks(config.mask, inputs.tokenizer, config.seed, config.data_seed)
-    return TrainingParts(lm, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
+    return TrainingParts(lm, device, found.held_out, ShuffledSequences(found.training, config.data_seed), plan, masks)
 
 
 def make_plan(config: RunConfig, found: LMAndText) -> Plan:
@@ -176,7 +184,7 @@ def make_stream(
         caches=caches,
         ranks=ranks,
     )
-    return ActivationStream(windows)
+    return ActivationStream(windows, ahead=runs_ahead(config.data.ahead, config.lm, parts.device))
 
 
 def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatistics) -> SAETraining:
@@ -189,7 +197,7 @@ def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatisti
         parts.masks,
         steps=parts.plan.steps,
         seed=config.seed,
-        device=parts.lm.device,
+        device=parts.device,
     )
 
 

@@ -43,7 +43,7 @@ class ActivationDataModule(pl.LightningDataModule):
         self._remaining = _Remaining(stream, members)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # made where the LM runs, which is where the SAEs are
+        return batch  # made where the SAEs are
 
     def train_dataloader(self) -> _Remaining:
         return self._remaining

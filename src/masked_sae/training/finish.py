@@ -60,7 +60,7 @@ def measure_done(done: Sequence[Done]) -> list[Exception | None]:
         for run in (one.run for one in together):
             try:
                 if find_lacking(run.folder, run.config):
-                    loaded.append((run, load_sae(run.sae, run.config.digest_memory)[0].to(parts.lm.device)))
+                    loaded.append((run, load_sae(run.sae, run.config.digest_memory)[0].to(parts.device)))
             except Exception as error:  # noqa: BLE001 - whatever befalls one, the others are measured
                 wrong[run.folder.run_id] = error
         runs = [run for run, _ in loaded]
@@ -87,7 +87,7 @@ def _calibrated(members: Sequence[RunInTraining]) -> dict[RunInTraining, Inferen
 def _to_calibrate(member: RunInTraining) -> ToCalibrate:
     member.training.optimizer.state.clear()  # saved, and as large as two more SAEs
     sae = for_inference(member.training.sae.eval(), member.point.scale)
-    sae = sae.to(member.parts.lm.device)  # after its last step Lightning puts a module on the CPU
+    sae = sae.to(member.parts.device)  # after its last step Lightning puts a module on the CPU
     return ToCalibrate(sae, member.run.config.sae, lambda: _last_l0(member))
 
 

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import pytorch_lightning as pl
@@ -51,7 +52,7 @@ def fit(
     )
     stop.listen()
     try:
-        with matmul_precision(settings.matmul_precision):
+        with matmul_precision(settings.matmul_precision), closing(stream):
             trainer.fit(module, datamodule=ActivationDataModule(stream, members))
     finally:
         stop.close()

@@ -4,12 +4,14 @@ are packed as can be.
 Axes: B activations, D `d_in`, F `d_sae`, W activations of a window.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from masked_sae.activations.lm_device import runs_ahead, share_beside
 from masked_sae.activations.lm_size import LMSize, lm_size
 from masked_sae.config import RunConfig, TrainerSettings
 from masked_sae.errors import InputError
@@ -29,16 +31,18 @@ def needed_bytes(config: RunConfig, d_in: int) -> int:
     train together, what each holds.
 
     Counted are the SAE's weights and biases with their gradients and the optimizer's moments, the window of activations
-    (and of clean targets), a batch of activations and its pre-activations. Not the LM, whose size is its own affair.
+    (and of clean targets; two where the next one is made ahead), a batch of activations and its pre-activations. Not
+    the LM, whose size is its own affair.
     """
     return sum(_parts(config, d_in).values())
 
 
 def pack_bytes(configs: Sequence[RunConfig]) -> int:
-    """What runs that share their forwards hold at one time when they are trained together: an estimate, rather too much
-    than too little. Of processes that train together, what each holds.
+    """What runs that share their forwards hold at one time where the SAEs train, when they are trained together: an
+    estimate, rather too much than too little. Of processes that train together, what each holds.
 
-    Once for all: the LM and a forward of it, a window of activations for each hook point, and what a step takes, as one
+    Once for all: as much of the LM and a forward of it as lies there, a window of activations for each hook point (two
+    where the next one is made ahead), and what a step takes, as one
     member steps at a time. For each: its weights with gradient and moments, and the SAE that is measured at the end.
     """
     sequences = max(config.lm.at_once(max(config.lm.batch_size, config.eval.batch_size)) for config in configs)
@@ -52,7 +56,14 @@ def pack_bytes(configs: Sequence[RunConfig]) -> int:
     at_once = max(step_bytes(config.optim.name, size.d_in, config.sae.d_sae) for config, size in both)
     own = (1 + _MEASURED) * sum(weights) + states + max(weights) + at_once
     read = max(windows.values()) if any(config.data.cache != "false" for config in configs) else 0  # from disk
-    return sizes[0].weights + sizes[0].forward + sum(windows.values()) + read + step + own
+    lm = share_beside(configs[0].lm, device_of_saes(configs[0])) * (sizes[0].weights + sizes[0].forward)
+    return math.ceil(lm) + sum(windows.values()) + read + step + own
+
+
+def device_of_saes(config: RunConfig) -> torch.device:
+    """As `find_device` has it, where CUDA may be somewhere else."""
+    asked = config.trainer.device
+    return torch.device("cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def _weight_bytes(config: RunConfig, d_in: int) -> int:
@@ -60,11 +71,12 @@ def _weight_bytes(config: RunConfig, d_in: int) -> int:
 
 
 def _window_bytes(config: RunConfig, d_in: int) -> int:
-    """Of activations, and of clean targets where there are."""
+    """Of activations, and of clean targets where there are; of the next window, too, where that is made ahead."""
     data = config.data
     clean = any(getattr(mask, "target", None) == "clean" for mask in config.mask.values() if not mask.is_off)
     batches = min(max(1, data.window_tokens // data.batch_size), max(1, data.train_tokens // data.batch_size))
-    return _FLOAT * batches * _rows(config) * d_in * (2 if clean else 1)
+    ahead = runs_ahead(data.ahead, config.lm, device_of_saes(config)) and data.train_tokens > batches * data.batch_size
+    return _FLOAT * batches * _rows(config) * d_in * (2 if clean else 1) * (2 if ahead else 1)
 
 
 def _rows(config: RunConfig) -> int:

@@ -55,7 +55,7 @@ class RunInTraining(Member):
         checkpoint: Checkpoint | None,
         initial: Initial | None = None,
     ) -> None:
-        config, folder, device = run.config, run.folder, parts.lm.device
+        config, folder, device = run.config, run.folder, parts.device
         training = make_training(run, parts, statistics)
         if checkpoint is not None:
             restore(training, checkpoint)

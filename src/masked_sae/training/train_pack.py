@@ -9,7 +9,7 @@ train_pack        what is there already, and what is missing
 
 import shutil
 import signal
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,7 +104,7 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
     """Trains runs of equal `shares.forwards`, or goes on with them where each was left, and measures what is missing.
 
     Whatever befalls one member is its own: the others go on. Members that compute with other numbers of threads, on
-    another device, or with another piece of a forward at one time, are trained after one another.
+    other devices, or with another piece of a forward at one time, are trained after one another.
 
     Args:
         patience: seconds to wait for a member that another process holds.
@@ -115,12 +115,11 @@ def train_pack(runs: Sequence[Run], patience: float = 0.0) -> list[Outcome]:
             state = _settled(run, patience)
             if state is not None:
                 outcomes.note(run, state)
-    alike: dict[tuple[int, str, int, int, int | None], list[Run]] = {}
+    alike: dict[Hashable, list[Run]] = {}
     for run in outcomes.lacking(runs):
         trainer = run.config.trainer
         threads = trainer.threads or own_threads(None if run.config.force else run.folder, None)
-        how = (threads, trainer.device, trainer.devices, trainer.nodes, run.config.lm.micro_batch_size)
-        alike.setdefault(how, []).append(run)
+        alike.setdefault((threads, run.config.placing), []).append(run)
     for some in alike.values():
         trainer = some[0].config.trainer
         with outcomes.of(*some), followers(trainer.devices, trainer.nodes, find_device(trainer.device).type) as others:
@@ -283,7 +282,7 @@ def _train(members: Sequence[RunInTraining], others: Followers | None) -> None:
         ProgressCallback(longest.run.config.data.batch_size, trainer.progress),
         CheckpointCallback(stop),
     ]
-    with group_of(others, Task.of(members), longest.parts.lm.device) as (ranks, ranks_of_stream):
+    with group_of(others, Task.of(members), longest.parts.device) as (ranks, ranks_of_stream):
         for member in members:
             share(member.training, ranks)
         stream = make_stream(longest.run, longest.parts, points, caches, ranks_of_stream)
