@@ -8,16 +8,21 @@ from masked_sae.ranks import Ranks
 from masked_sae.runs.checkpoint import Checkpoint, of_sae
 from masked_sae.runs.initial import Initial
 from masked_sae.training.sae_training import SAETraining
+from masked_sae.training.shards import whole_moments, whole_weights
 
 
 def capture(training: SAETraining, extra: dict[str, Any]) -> Checkpoint:
     """All that training goes on from: parameters, counters, thresholds, Adam's moments, and the step.
 
-    Random state and the stream's position are functions of the seed and the step.
+    Random state and the stream's position are functions of the seed and the step. Where latents are divided among
+    ranks all of them call this, and the first one has it: it says nothing of how many they are.
     """
-    tensors = of_sae(training.sae.state_dict())
-    for index, state in training.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in state.items()}
+    if training.sae.shards.is_alone:
+        weights, states = training.sae.state_dict(), training.optimizer.state_dict()["state"]
+        moments = {f"{index}/{name}": one for index, state in states.items() for name, one in state.items()}
+    else:
+        weights, moments = whole_weights(training), whole_moments(training)
+    tensors = of_sae(weights) | {f"optimizer/{name}": tensor for name, tensor in moments.items()}
     return Checkpoint(tensors, {**extra, "step": training.step})
 
 
