@@ -47,6 +47,12 @@ def kept_of_all(ranks: Ranks, rows: Tensor, k: int, static: bool) -> Tensor:
     return kept
 
 
+def there_and_back(ranks: Ranks, whole: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A part of what the first rank has, and all of these."""
+    part = ranks.part_of_first(whole if ranks.is_first else None, whole[ranks.share(len(whole))])
+    return part, ranks.to_first(part)
+
+
 def train(ranks: Ranks, architecture: str, steps: int, options: dict[str, Any]) -> dict[str, Any]:
     """So many steps on this rank's rows of each batch: weights, and what the last step told."""
     training = make_training(architecture, **options)
@@ -88,7 +94,7 @@ def train_in_shards(
     make_whole(training)
     kept = {name: tensor for name, tensor in training.sae.state_dict().items() if ranks.is_first}
     return {
-        "output": None if output is None else vars(output),
+        "output": None if output is None else {name: one.detach() for name, one in vars(output).items()},
         "latents": latents,
         "threshold": threshold,
         "checkpoint": found,

@@ -130,7 +130,7 @@ def _within_batch(part: Tensor, dim: int, ranks: Ranks, mask: Callable[[Tensor],
     size = part.shape[dim]
     whole = part.new_zeros([length * ranks.count if axis == dim else length for axis, length in enumerate(part.shape)])
     whole.narrow(dim, ranks.rank * size, size).copy_(part)
-    return mask(whole).narrow(dim, ranks.rank * size, size)
+    return mask(whole).narrow(dim, ranks.rank * size, size).contiguous()
 
 
 @torch.no_grad()
