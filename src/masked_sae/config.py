@@ -75,6 +75,11 @@ class TrainerSettings:
         """Processes that train together."""
         return self.devices * self.nodes
 
+    @property
+    def shards(self) -> int:
+        """Parts that an SAE's latents are in."""
+        return self.ranks if self.shard_latents else 1
+
 
 @dataclass(kw_only=True)
 class WandbSettings:

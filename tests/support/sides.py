@@ -85,6 +85,7 @@ SIDES = {
     "trainer.threads": OUT,
     "trainer.devices": OUT,
     "trainer.nodes": OUT,
+    "trainer.shard_latents": OUT,
     "trainer.matmul_precision": IN,
     "trainer.log_every_steps": OUT,
     "trainer.checkpoint_every_steps": OUT,
@@ -147,4 +148,12 @@ OTHERWISE = {
 PLACES = ("output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir")  # another in every run of the tests
 # The first is for sweeps on SLURM alone; where there is a plan nothing is trained.
 PLANNING = ("plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json")
-EXCEPTED = ("detach", "trainer.device", "trainer.threads", "trainer.devices", "trainer.nodes", *PLANNING)
+EXCEPTED = (
+    "detach",
+    "trainer.device",
+    "trainer.threads",
+    "trainer.devices",
+    "trainer.nodes",
+    "trainer.shard_latents",
+    *PLANNING,
+)

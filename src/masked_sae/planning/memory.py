@@ -59,7 +59,7 @@ def memory_of(pack: Sequence[Run], reading: Reading, on_cuda: bool) -> Memory | 
         step = _step_bytes(config, d_in, on_cuda)
         if step is None:
             return None
-        weights.append(sae_bytes(config, d_in))
+        weights.append(sae_bytes(config, d_in) // config.trainer.shards)
         steps.append(step)
     parts = {
         _LM: forward.weights,
@@ -81,6 +81,6 @@ def _step_bytes(config: RunConfig, d_in: int, on_cuda: bool) -> int | None:
     cost = config.sae.step_cost(on_cuda)
     if cost is None:
         return None
-    rows = config.data.batch_size // config.trainer.ranks
-    numbers = rows * (cost.latents * config.sae.d_sae + cost.activations * d_in)
+    rows = config.data.batch_size // config.trainer.ranks  # with all latents; or all rows, with a share of these
+    numbers = rows * (cost.latents * config.sae.d_sae + cost.activations * config.trainer.shards * d_in)
     return _FLOAT * (numbers + cost.square**2)

@@ -46,9 +46,10 @@ def pack_bytes(configs: Sequence[RunConfig]) -> int:
     sizes = [lm_size(config.lm, sequences, length) or _UNKNOWN for config in configs]
     both = list(zip(configs, sizes, strict=True))
     windows = {config.lm.hook_name: _window_bytes(config, size.d_in) for config, size in both}
-    step = max(_OF_A_STEP * _FLOAT * _rows(config) * config.sae.d_sae for config in configs)
+    step = max(_OF_A_STEP * _FLOAT * _rows(config) * config.sae.d_sae for config in configs)  # or all, of fewer latents
     weights = [_weight_bytes(config, size.d_in) for config, size in both]
-    own = (_KEPT + _MEASURED) * sum(weights) + max(weights)
+    parts = [one // config.trainer.shards for config, one in zip(configs, weights, strict=True)]
+    own = _KEPT * sum(parts) + _MEASURED * sum(weights) + max(parts)
     read = max(windows.values()) if any(config.data.cache != "false" for config in configs) else 0  # from disk
     return sizes[0].weights + sizes[0].forward + sum(windows.values()) + read + step + own
 
@@ -66,7 +67,7 @@ def _window_bytes(config: RunConfig, d_in: int) -> int:
 
 
 def _rows(config: RunConfig) -> int:
-    """Of a batch, that one process has."""
+    """Of a batch, that one process is given."""
     return config.data.batch_size // config.trainer.ranks
 
 
@@ -76,10 +77,13 @@ def _parts(config: RunConfig, d_in: int) -> dict[tuple[str, int], int]:
     d_sae, window, batch = (
         ("sae.d_sae", sae.d_sae), ("data.window_tokens", data.window_tokens), ("data.batch_size", data.batch_size)
     )  # fmt: skip
+    weights = _weight_bytes(config, d_in)
     parts = {
-        d_sae: _WEIGHTS * _weight_bytes(config, d_in),
+        d_sae: max(
+            _WEIGHTS * weights // config.trainer.shards, _MEASURED * weights
+        ),  # the first one measures all of it
         window: _window_bytes(config, d_in),
-        batch: _FLOAT * _rows(config) * d_in,
+        batch: _FLOAT * _rows(config) * config.trainer.shards * d_in,
     }
     parts[d_sae if sae.d_sae >= data.batch_size else batch] += _FLOAT * _rows(config) * sae.d_sae
     return parts
