@@ -1,6 +1,6 @@
 """Runs of several processes beside those of one: how far apart they are, and what befalls them at a step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def trained(runs: list[Run]) -> None:
 
 
 @contextmanager
-def at_step(step: int, do: Callable[[], object]) -> Iterator[None]:
+def at_step(step: int, do: Callable[[], object]) -> Generator[None]:
     """Does something once, when the first process is at a step."""
     patch, learn, done = pytest.MonkeyPatch(), SAETraining.learn, list[bool]()
 

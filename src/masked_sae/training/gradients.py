@@ -44,7 +44,9 @@ def clip_gradients(sae: SAE, most: float) -> None:
     if sae.shards.is_alone:
         nn.utils.clip_grad_norm_(sae.parameters(), most)
         return
-    mesh = DeviceMesh.from_group(sae.shards.group or dist.group.WORLD, sae.b_dec_D.device.type)
+    group = sae.shards.group or dist.group.WORLD
+    assert group is not None
+    mesh = DeviceMesh.from_group(group, sae.b_dec_D.device.type)
     gradients = {name: one.grad for name, one in sae.named_parameters() if one.grad is not None}
     parts = [
         DTensor.from_local(part, mesh, [Shard(0) if is_by_latents(name) else Replicate()])
