@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from masked_sae.ranks import ALONE, Ranks
+from masked_sae.saes.topk_family import keep_largest
 from support.ranks import Processes, processes
 
 
@@ -53,7 +54,18 @@ def test_rows_come_to_those_who_want_them_in_their_order(three: Processes, start
 @pytest.mark.parametrize("k", [1, 5, 11, 20])
 def test_the_largest_of_all_ranks_are_those_of_one_list(three: Processes, k: int) -> None:
     generator = torch.Generator().manual_seed(k)
-    values = torch.randint(-3, 4, (30,), generator=generator).float()  # many are equal
-    (kept,) = torch.cat(three.call("largest_of_all", values, k))[None]
-    expected = sorted((-value, place) for place, value in enumerate(values.tolist()) if value > 0)[:k]
-    assert kept.nonzero().flatten().tolist() == sorted(place for _, place in expected)
+    rows = torch.randint(-3, 4, (4, 30), generator=generator).float()  # many are equal
+    kept = torch.cat(three.call("kept_of_all", rows, k, False), dim=1)
+    assert torch.equal(kept, keep_largest(rows, k))
+
+
+def test_the_largest_of_all_ranks_are_found_with_static_shapes(three: Processes) -> None:
+    rows = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat(three.call("kept_of_all", rows, 5, True), dim=1), keep_largest(rows, 5))
+
+
+def test_parts_of_the_first_ranks_come_back_to_it(three: Processes) -> None:
+    whole = torch.arange(12).view(6, 2)
+    parts, back = zip(*three.call("there_and_back", whole), strict=True)
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(back[0], whole) and back[1:] == (None, None)

@@ -65,6 +65,7 @@ class TrainerSettings:
     threads: int | None  # of torch on the CPU; null: the run's own, see training/threads.py
     devices: int = 1  # on each of `nodes`: so many processes train together, each with its share of every batch
     nodes: int = 1
+    shard_latents: bool = False  # each of these processes has a part of the SAE's latents, and every batch's rows
     log_every_steps: int = setting(unit="steps")
     checkpoint_every_steps: int = setting(unit="steps")
     progress: bool
@@ -76,6 +77,11 @@ class TrainerSettings:
     def ranks(self) -> int:
         """Processes that train together."""
         return self.devices * self.nodes
+
+    @property
+    def shards(self) -> int:
+        """Parts that an SAE's latents are in."""
+        return self.ranks if self.shard_latents else 1
 
 
 @dataclass(kw_only=True)
@@ -119,7 +125,15 @@ class MeasuringConfig:
     def placing(self) -> tuple[Any, ...]:
         """Where it computes, and in which pieces: runs of a pack have it in common."""
         trainer, lm = self.trainer, self.lm
-        return (trainer.device, trainer.devices, trainer.nodes, lm.device, lm.device_map, lm.micro_batch_size)
+        return (
+            trainer.device,
+            trainer.devices,
+            trainer.nodes,
+            trainer.shard_latents,
+            lm.device,
+            lm.device_map,
+            lm.micro_batch_size,
+        )
 
     @property
     def digest_memory(self) -> Path:
@@ -236,6 +250,8 @@ def check(config: RunConfig) -> None:
     if config.data.batch_size % config.trainer.ranks:
         valid = f"a multiple of {config.trainer.ranks}, the processes that share it (trainer.devices x trainer.nodes)"
         raise InputError("data.batch_size", config.data.batch_size, valid)
+    if config.trainer.shard_latents:
+        _check_shards(config)
     for key in ("log_every_steps", "checkpoint_every_steps"):
         checks.count(f"trainer.{key}", getattr(config.trainer, key))
     for key in ("validate_every_steps", "validation_tokens"):
@@ -246,6 +262,23 @@ def check(config: RunConfig) -> None:
     for key, value in leaves(config):  # what no check above bounds, of a user's own settings too
         if isinstance(value, float):
             checks.finite(key, value)
+
+
+def _check_shards(config: RunConfig) -> None:
+    ranks, sae = config.trainer.ranks, config.sae
+    if ranks == 1:
+        valid = "false, or more than one process that share them (trainer.devices x trainer.nodes)"
+        raise InputError("trainer.shard_latents", True, valid)
+    if sae.d_sae % ranks:
+        valid = f"a multiple of {ranks}, the processes that share the latents (trainer.devices x trainer.nodes)"
+        raise InputError("sae.d_sae", sae.d_sae, valid)
+    if config.optim.name != "adam":
+        valid = "adam beside trainer.shard_latents=true: what it keeps is of single weights, and can be divided"
+        raise InputError("optim.name", config.optim.name, valid)
+    if getattr(sae, "_module_", None) is None:
+        sae.check_shards()
+    else:
+        SAESettings.check_shards(sae)  # of a part of the latents nobody has told an architecture of a user's own
 
 
 def check_measuring(config: RunConfig) -> None:

@@ -1,5 +1,5 @@
-"""Processes that train together: each has its share of every batch's rows, and what is said of a batch is said of all
-of it.
+"""Processes that train together: each has its share of every batch's rows, or of an SAE's latents; what is said of a
+batch is said of all of it.
 
 Axes: R ranks, N rows of one rank.
 """
@@ -68,6 +68,30 @@ class Ranks:
         if not self.is_alone:
             dist.broadcast(tensor, src=0, group=self.group)
         return tensor
+
+    def to_first(self, part: Tensor) -> Tensor | None:
+        """The parts of all (N, ...), one after another, on the first rank's CPU: (R * N, ...); None on all others."""
+        own = part.detach().cpu().contiguous()
+        if self.is_alone:
+            return own
+        if not self.is_first:
+            dist.gather(own, dst=0, group=self.group)
+            return None
+        found = own.new_empty(len(own) * self.count, *own.shape[1:])
+        dist.gather(own, list(found.chunk(self.count)), dst=0, group=self.group)
+        return found
+
+    def part_of_first(self, whole: Tensor | None, like: Tensor) -> Tensor:
+        """This rank's part of what the first has, on the CPU: the reverse of `to_first`.
+
+        Args:
+            whole: the first rank's (R * N, ...); None on all others.
+            like: of a part's shape and dtype.
+        """
+        found = torch.empty_like(like, device="cpu", memory_format=torch.contiguous_format)
+        parts = None if whole is None else list(whole.detach().cpu().contiguous().chunk(self.count))
+        dist.scatter(found, parts, src=0, group=self.group)
+        return found
 
     def exchange(self, rows: Tensor, wanted: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
         """Rows of a table that the ranks have parts of, to those who want them.

@@ -1,5 +1,7 @@
 """What several processes that train together do in tests; each function is called on all of them at once."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,9 +9,13 @@ from torch import Tensor
 
 from masked_sae.activations.stream import Batch
 from masked_sae.ranks import Ranks
-from masked_sae.saes.batch_topk import of_all_ranks
+from masked_sae.saes import TopKSAE
+from masked_sae.saes.largest_of_all import largest_of_all
 from masked_sae.training.restoring import capture, restore, share
-from support.stepping import BATCH, STEPS, make_batch, make_training
+from masked_sae.training.sae_training import SAETraining
+from masked_sae.training.schedule import Schedule
+from masked_sae.training.shards import divide, make_whole, mean_threshold
+from support.stepping import BATCH, NO_MASKS, STEPS, make_batch, make_training
 
 
 def every_method(ranks: Ranks) -> dict[str, Any]:
@@ -32,13 +38,19 @@ def exchange(ranks: Ranks, rows: Tensor, starts: list[int], wanted: list[Tensor]
     return ranks.exchange(rows[starts[ranks.rank] : starts[ranks.rank + 1]], wanted, starts)
 
 
-def largest_of_all(ranks: Ranks, values: Tensor, k: int) -> Tensor:
-    """Which of these are kept, where each rank has an equal part in order."""
-    own = values.view(ranks.count, -1)[ranks.rank]
-    order = own.topk(min(k, len(own))).indices.sort().values
-    kept = torch.zeros_like(own, dtype=torch.bool)
-    kept[order] = of_all_ranks(own[order].clamp_min(0), k, ranks)
+def kept_of_all(ranks: Ranks, rows: Tensor, k: int, static: bool) -> Tensor:
+    """What of these rows is kept, where each rank has an equal part of each in order: this rank's part."""
+    own = rows.view(len(rows), ranks.count, -1)[:, ranks.rank].contiguous()
+    places, values = largest_of_all(own, k, ranks, static=static)
+    kept = torch.zeros_like(own)
+    kept.view(-1)[places] = values
     return kept
+
+
+def there_and_back(ranks: Ranks, whole: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A part of what the first rank has, and all of these."""
+    part = ranks.part_of_first(whole if ranks.is_first else None, whole[ranks.share(len(whole))])
+    return part, ranks.to_first(part)
 
 
 def train(ranks: Ranks, architecture: str, steps: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +76,54 @@ def begin_elsewhere(ranks: Ranks, architecture: str, done: int) -> dict[str, Any
     for step in range(done, STEPS):
         training.learn(_share_of(make_batch(step), ranks))
     return {"weights": training.sae.state_dict(), "step": training.step}
+
+
+def train_in_shards(
+    ranks: Ranks, architecture: str, first: int, last: int, options: dict[str, Any], checkpoint: Any = None
+) -> dict[str, Any]:
+    """These steps where each rank has a part of the latents: on the first what the last step told, and a checkpoint."""
+    training = make_training(architecture, **options)
+    if checkpoint is not None and ranks.is_first:
+        restore(training, checkpoint)
+    divide(training, ranks, torch.device("cpu"))
+    for step in range(first, last):
+        training.learn(_share_of(make_batch(step), ranks))
+    output, latents = training.output, len(training.sae.b_enc_F)
+    found = capture(training, {})
+    threshold = mean_threshold(training)
+    make_whole(training)
+    kept = {name: tensor for name, tensor in training.sae.state_dict().items() if ranks.is_first}
+    return {
+        "output": None if output is None else {name: one.detach() for name, one in vars(output).items()},
+        "latents": latents,
+        "threshold": threshold,
+        "checkpoint": found,
+        "weights": kept,
+        "step": training.step,
+    }
+
+
+def growth(ranks: Ranks, d_in: int, d_sae: int, in_shards: bool) -> dict[str, int]:
+    """Bytes of this process's memory that an SAE in training takes, after a step; alone or in parts."""
+    torch.ones(8).sum()
+    before = _resident()
+    sae = TopKSAE(d_in, d_sae, 8, shapes="dynamic", generator=torch.Generator().manual_seed(0))
+    training = SAETraining(sae, Schedule(1e-3, 0, 0.0, 4), NO_MASKS)
+    del sae
+    if in_shards:
+        divide(training, ranks, torch.device("cpu"))
+    for step in range(2):
+        x_BD = torch.randn(16, d_in, generator=torch.Generator().manual_seed(step))
+        rows = ranks.share(16) if in_shards else slice(None)
+        training.learn(Batch(x_BD[rows], x_BD[rows], 0.0))
+    kept = sum(one.nbytes for one in training.sae.parameters())
+    kept += sum(one.nbytes for state in training.optimizer.state.values() for one in state.values())
+    return {"resident": _resident() - before, "kept": kept}
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def fail_on(ranks: Ranks, rank: int) -> None:

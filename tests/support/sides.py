@@ -90,6 +90,7 @@ SIDES = {
     "trainer.threads": OUT,
     "trainer.devices": OUT,
     "trainer.nodes": OUT,
+    "trainer.shard_latents": OUT,
     "trainer.matmul_precision": IN,
     "trainer.log_every_steps": OUT,
     "trainer.checkpoint_every_steps": OUT,
@@ -162,5 +163,6 @@ EXCEPTED = (
     "trainer.threads",
     "trainer.devices",
     "trainer.nodes",
+    "trainer.shard_latents",
     *PLANNING,
 )

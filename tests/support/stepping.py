@@ -30,7 +30,7 @@ def make_sae(architecture: str, **options: Any) -> SAE:
         sae: SAE = PENALIZED[architecture](D_IN, D_SAE, 0.3, **options)
     else:
         if architecture == "matryoshka":
-            options |= {"groups": group_sizes(D_SAE, [0.25, 0.75]), "group_weights": [0.5, 1.0]}
+            options = {"groups": group_sizes(D_SAE, [0.25, 0.75]), "group_weights": [0.5, 1.0]} | options
         options = {"aux_k": 4, "orthogonality": 0.1, "orthogonality_chunk": 16} | options
         sae = TOPK_FAMILY[architecture](D_IN, D_SAE, K, **options)
     with torch.no_grad():

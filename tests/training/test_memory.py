@@ -82,3 +82,14 @@ def test_a_window_made_ahead_is_one_more_and_an_lm_elsewhere_takes_no_memory_her
     together = compose(["trainer.device=cuda", "lm.device=cpu", "data.ahead=false"])
     assert pack_bytes([apart]) - pack_bytes([together]) == 65_536 * 256 * 4
     assert pack_bytes([together]) < pack_bytes([plain]) - 4_500_000 * 4
+
+
+def test_of_processes_that_share_the_latents_each_holds_its_part() -> None:
+    """All but the window: the SAE's eighth part four times over would be less than the whole once, to be measured."""
+    whole, halves = compose([]), compose(["trainer.devices=2", "trainer.shard_latents=true"])
+    eighths = compose(["trainer.devices=8", "trainer.shard_latents=true"])
+    rows = compose(["trainer.devices=2"])
+    weights = 4 * (2 * 256 * 2048 + 2048 + 256)
+    assert needed_bytes(rows, 256) - needed_bytes(halves, 256) == 2 * weights - 512 * 256 * 4
+    assert needed_bytes(whole, 256) > needed_bytes(halves, 256) > needed_bytes(eighths, 256) > weights
+    assert pack_bytes([rows]) - pack_bytes([halves]) == 2 * weights

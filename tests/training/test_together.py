@@ -4,25 +4,22 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from masked_sae.errors import InputError
 from masked_sae.runs.attempts import read_attempts
 from masked_sae.runs.run import Run, make_run
 from masked_sae.runs.state import read_state
 from masked_sae.training.lead import FOLLOWER, followers
-from masked_sae.training.sae_training import SAETraining
 from masked_sae.training.train_pack import train_pack
 from support.composing import small_config
+from support.in_parts import at_step, distance, trained
 
 Make = Callable[..., Run]
 MEMBERS = [
@@ -45,43 +42,8 @@ def make(neox_folder: Path, corpus_folder: Path, tmp_path: Path) -> Make:
     return made
 
 
-def weights(run: Run) -> dict[str, Tensor]:
-    return load_file(run.sae / "sae_weights.safetensors")
-
-
-def distance(ours: Run, theirs: Run) -> float:
-    """Between weights and thresholds, as a share of theirs."""
-    mine, others = weights(ours), weights(theirs)
-    apart = sum(float((tensor - others[name]).double().square().sum()) for name, tensor in mine.items())
-    return (apart / sum(float(tensor.double().square().sum()) for tensor in others.values())) ** 0.5
-
-
 def metric(run: Run, name: str) -> float:
     return float(json.loads(run.folder.results.read_text())["metrics"][f"core/{name}"])
-
-
-def trained(runs: list[Run]) -> None:
-    outcomes = train_pack(runs)
-    assert [one.error for one in outcomes] == [None] * len(runs)
-    assert [one.state.status for one in outcomes if one.state] == ["done"] * len(runs)
-
-
-@contextmanager
-def at_step(step: int, do: Callable[[], object]) -> Iterator[None]:
-    """Does something once, when the first process is at a step."""
-    patch, learn, done = pytest.MonkeyPatch(), SAETraining.learn, list[bool]()
-
-    def doing(self: SAETraining, batch: Any) -> None:
-        learn(self, batch)
-        if self.step == step and not done:
-            done.append(True)
-            do()
-
-    patch.setattr(SAETraining, "learn", doing)
-    try:
-        yield
-    finally:
-        patch.undo()
 
 
 def others() -> list[int]:

@@ -80,9 +80,10 @@ def memory_of(pack: Sequence[Run], reading: Reading, on_cuda: bool) -> Memory | 
         step = _step_bytes(config, d_in, on_cuda)
         if step is None:
             return None
-        weights.append(sae_bytes(config, d_in))
-        states.append(state_bytes(config.optim.name, d_in, config.sae.d_sae))
-        steps.append(max(step, step_bytes(config.optim.name, d_in, config.sae.d_sae)))
+        shards = config.trainer.shards
+        weights.append(sae_bytes(config, d_in) // shards)
+        states.append(state_bytes(config.optim.name, d_in, config.sae.d_sae) // shards)
+        steps.append(max(step, step_bytes(config.optim.name, d_in, config.sae.d_sae) // shards))
     first = pack[0].config
     device = device_of_saes(first)
     ahead = runs_ahead(first.data.ahead, first.lm, device)
@@ -107,6 +108,6 @@ def _step_bytes(config: RunConfig, d_in: int, on_cuda: bool) -> int | None:
     cost = config.sae.step_cost(on_cuda)
     if cost is None:
         return None
-    rows = config.data.batch_size // config.trainer.ranks
-    numbers = rows * (cost.latents * config.sae.d_sae + cost.activations * d_in)
+    rows = config.data.batch_size // config.trainer.ranks  # with all latents; or all rows, with a share of these
+    numbers = rows * (cost.latents * config.sae.d_sae + cost.activations * config.trainer.shards * d_in)
     return _FLOAT * (numbers + cost.square**2)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from masked_sae.errors import InputError
-from masked_sae.ranks import Ranks
-from masked_sae.saes.fast_topk import largest
+from masked_sae.saes.largest_of_all import largest_of_all
 from masked_sae.saes.topk_family import TopKFamilySAE, TopKFamilySettings
 
 
@@ -80,15 +79,8 @@ class BatchTopKSAE(TopKFamilySAE):
 
     def choose(self, pre_BF: Tensor) -> tuple[Tensor, Tensor]:
         row_1N, k = self.competitors(pre_BF)
-        if self.ranks.is_alone:
-            return super().choose(pre_BF)
-        k *= self.ranks.count
-        static = self.has_static_shapes
-        places_A, values_A = largest(row_1N, min(k, row_1N.numel()), static=static)
-        kept_A = of_all_ranks(values_A, k, self.ranks)
-        if static:
-            return places_A, torch.where(kept_A, values_A, 0.0)
-        return places_A[kept_A], values_A[kept_A]
+        ranks = self.shards if self.ranks.is_alone else self.ranks
+        return largest_of_all(row_1N, k * self.ranks.count, ranks, static=self.has_static_shapes)
 
     def encode(self, x_BD: Tensor) -> Tensor:
         pre_BF = self.pre_activations(x_BD)
@@ -97,25 +89,8 @@ class BatchTopKSAE(TopKFamilySAE):
     @torch.no_grad()
     def learn_from(self, values: Tensor) -> None:
         smallest = torch.where(values > 0, values, torch.inf).amin() if values.numel() else values.new_tensor(torch.inf)
-        smallest = self.ranks.least(smallest)
+        smallest = self.shards.least(self.ranks.least(smallest))
         seen = smallest.isfinite()  # a batch without any active latent teaches nothing
         weight = (1 - self.threshold_decay) * seen
         self.threshold_mean.lerp_(torch.where(seen, smallest, 0.0), weight)
         self.threshold_weight.lerp_(torch.ones_like(self.threshold_weight), weight)
-
-
-def of_all_ranks(values_A: Tensor, k: int, ranks: Ranks) -> Tensor:
-    """Which of these values are among the `k` largest of all ranks', where they are positive, (A,) bool.
-
-    Among equal ones those of the first rank are kept, and of a rank those that come first, as from one batch.
-
-    Args:
-        values_A: of this rank, no more than `k`: no other of its numbers can be among them.
-    """
-    padded_K = values_A.new_zeros(k)
-    padded_K[: len(values_A)] = values_A
-    all_C = ranks.gather(padded_K)
-    kth = all_C.topk(k, sorted=False).values.amin()
-    above_C, equal_C = all_C > kth, all_C == kth
-    kept_C = (above_C | (equal_C & (equal_C.cumsum(0) <= k - above_C.sum()))) & (all_C > 0)
-    return kept_C[ranks.rank * k :][: len(values_A)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from masked_sae.saes.latent_support import Support
 from masked_sae.saes.penalty_family import PenalizedSAE, PenalizedSettings
 from masked_sae.saes.sae import mean_square
+from masked_sae.saes.sharding import summed
 from masked_sae.saes.step_cost import StepCost
 
 
@@ -51,7 +52,7 @@ class GatedSAE(PenalizedSAE):
         return torch.where(gate > 0, magnitude, 0.0), gate
 
     def auxiliary_loss(self, penalized: Tensor, support: Support, target_BD: Tensor) -> Tensor:
-        by_gate_BD = support.sums(penalized, self.W_dec_FD.detach()) + self.b_dec_D.detach()
+        by_gate_BD = summed(support.sums(penalized, self.W_dec_FD.detach()), self.shards) + self.b_dec_D.detach()
         return mean_square(target_BD - by_gate_BD)
 
     def inference_encoder(self) -> tuple[Tensor, Tensor]:

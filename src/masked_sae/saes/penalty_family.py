@@ -18,6 +18,7 @@ from masked_sae import checks
 from masked_sae.saes.latent_support import FullSupport, Support, support_above
 from masked_sae.saes.sae import SAE, HideLatents, TrainingOutput, mean_square
 from masked_sae.saes.settings import SAESettings
+from masked_sae.saes.sharding import read_by_all, summed
 from masked_sae.saes.step_cost import DENSE_PRODUCTS, SPARSE_SUMS, StepCost
 from masked_sae.settings import neutral, setting
 
@@ -53,6 +54,9 @@ class PenalizedSettings(SAESettings):
         checks.count("sae.sparsity_warmup_steps", self.sparsity_warmup_steps, least=0)
         checks.above("sae.encoder_norm_init", self.encoder_norm_init, 0)
         checks.coefficient("sae.encoder_norm_init", self.encoder_norm_init)
+
+    def check_shards(self) -> None:
+        """What a latent costs is its own affair."""
 
     def shared(self, generator: torch.Generator) -> dict[str, Any]:
         return super().shared(generator) | {"encoder_norm_init": self.encoder_norm_init}
@@ -106,9 +110,9 @@ class PenalizedSAE(SAE):
         latents, penalized = self.activate(pre, support)
         active = latents.detach() > 0
         dead_F = self._count_silence(support.any_of_latent(active), len(x_BD))
-        residual_BD = target_BD - (support.sums(latents, self.W_dec_FD) + self.b_dec_D)
+        residual_BD = target_BD - (summed(support.sums(latents, self.W_dec_FD), self.shards) + self.b_dec_D)
         reconstruction_loss = mean_square(residual_BD)
-        sparsity_loss = self.penalty(penalized) / target_BD.numel()
+        sparsity_loss = summed(self.penalty(penalized), self.shards) / target_BD.numel()
         auxiliary_loss = self.auxiliary_loss(penalized, support, target_BD)
         penalty = penalty_share * self.sparsity_coefficient * sparsity_loss
         return TrainingOutput.of(
@@ -130,4 +134,5 @@ class PenalizedSAE(SAE):
             sparse = support_above(pre_BF.detach(), self.matters_above(), MOST)
         if sparse is None:
             return pre_BF, FullSupport()
-        return sparse.pre_activations(pre_BF, x_BD, self.W_enc_FD, self.b_enc_F, self.b_dec_D), sparse
+        b_dec_D = read_by_all(self.b_dec_D, self.shards)
+        return sparse.pre_activations(pre_BF, x_BD, self.W_enc_FD, self.b_enc_F, b_dec_D), sparse

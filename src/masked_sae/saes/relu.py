@@ -87,7 +87,7 @@ class PAnnealedSAE(ReLUSAE):
 
     @torch.no_grad()
     def _go_on_as_strong(self, before: Tensor, now: Tensor) -> None:
-        before, now = self.ranks.sum(torch.stack([before, now]))
+        before, now = self.shards.sum(self.ranks.sum(torch.stack([before, now])))
         self.strength.mul_(torch.where(now > 0, before / now, 1.0))  # where none is active nothing is learned
 
 

@@ -5,7 +5,7 @@ Axes: B activations, D `d_in`, F `d_sae`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from masked_sae.ranks import ALONE, Ranks
 from masked_sae.saes.fast_topk import static_on
+from masked_sae.saes.sharding import read_by_all
 
 HideLatents = Callable[[Tensor], Tensor]
 Draws = Callable[[], torch.Generator]
@@ -86,6 +87,8 @@ class SAE(nn.Module, ABC):
     Attributes:
         ranks: that a batch is divided among while the SAE is trained. A step's losses, and their gradients, are of this
             rank's share, to be averaged over all; what it selects, counts and learns beside is of the whole batch.
+        shards: that the latents are divided among instead (`divide_latents`). `F` is then what this rank has of
+            `d_sae`; every rank reads the whole batch, and computes the same losses.
     """
 
     W_enc_FD: nn.Parameter  # a latent's weights side by side, as its gradient makes them
@@ -110,6 +113,7 @@ class SAE(nn.Module, ABC):
         self.dead_after_tokens, self.compute_dtype = dead_after_tokens, compute_dtype
         self.reference, self.shapes = reference, shapes
         self.ranks: Ranks = ALONE
+        self.shards: Ranks = ALONE
         directions_FD = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
         self.W_dec_FD = nn.Parameter(directions_FD)
         self.W_enc_FD = nn.Parameter(directions_FD.clone())  # tied at the start only
@@ -125,6 +129,19 @@ class SAE(nn.Module, ABC):
     @property
     def has_static_shapes(self) -> bool:
         return self.shapes == "static" or (self.shapes == "auto" and static_on(self.b_enc_F.device))
+
+    @property
+    def first_latent(self) -> int:
+        """Of those that this rank has."""
+        return self.shards.share(self.d_sae).start
+
+    def divide_latents(self, shards: Ranks) -> None:
+        """From here on this is the part that one of these has: as many latents for each, one after another.
+
+        Of every parameter and buffer by latents the part has to be put in its place by the caller
+        (`training/shards.py`), who has the optimizer too.
+        """
+        self.shards = shards
 
     @abstractmethod
     def encode(self, x_BD: Tensor) -> Tensor:
@@ -179,7 +196,11 @@ class SAE(nn.Module, ABC):
             hide_latents: maps pre-activations to themselves, or to -inf for the latents that training may not use.
             penalty_share: of the sparsity penalty, while it warms up; to architectures with a `k` it is nothing.
         """
-        return self._step(x_BD, target_BD.detach(), hide_latents or _hide_none, penalty_share)
+        output = self._step(x_BD, target_BD.detach(), hide_latents or _hide_none, penalty_share)
+        if self.shards.is_alone:
+            return output
+        l0, dead = self.shards.sum(torch.stack([output.l0, output.dead.type_as(output.l0)]))
+        return replace(output, l0=l0, dead=dead)
 
     @abstractmethod
     def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
@@ -198,7 +219,7 @@ class SAE(nn.Module, ABC):
         if (
             torch.is_grad_enabled()
         ):  # b_dec learns by a sum over the batch, not by a product with all of it; this adds 0
-            b_enc_F = b_enc_F - self.W_enc_FD @ (self.b_dec_D - self.b_dec_D.detach())
+            b_enc_F = b_enc_F - self.W_enc_FD @ (read_by_all(self.b_dec_D, self.shards) - self.b_dec_D.detach())
         if self.compute_dtype == centred_BD.dtype:
             return torch.addmm(b_enc_F, centred_BD, self.W_enc_DF)
         product_BF = centred_BD.to(self.compute_dtype) @ self.W_enc_DF.to(self.compute_dtype)
@@ -222,6 +243,11 @@ class SAE(nn.Module, ABC):
     def project_parameters(self) -> None:
         """Puts the parameters back where they may be, after an optimizer step: the decoder's rows to unit norm."""
         self.W_dec_FD.div_(self.W_dec_FD.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+def is_by_latents(name: str) -> bool:
+    """Whether a parameter or buffer of this name has one row for each latent: its first axis says so."""
+    return "_" in name and name.rpartition("_")[2].startswith("F")
 
 
 def mean_square(error: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from masked_sae import checks
+from masked_sae.errors import InputError
 from masked_sae.saes.sae import SAE, SHAPES
 from masked_sae.saes.step_cost import StepCost
 from masked_sae.settings import OwnModule, find_ours, find_own, makes, neutral, setting
@@ -65,6 +66,15 @@ class SAESettings(OwnModule):
         checks.one_of("sae.calibrate", self.calibrate, CALIBRATIONS)
         checks.one_of("sae.shapes", self.shapes, SHAPES)
         checks.one_of("sae.compute_dtype", self.compute_dtype, checks.DTYPES)
+
+    def check_shards(self) -> None:
+        """Refuses what cannot be trained with its latents divided among processes (`SAE.shards`).
+
+        Raises:
+            InputError: of the setting that stands against it.
+        """
+        valid = f"false: sae={self.architecture} does not say that it can do with a part of its latents"
+        raise InputError("trainer.shard_latents", True, valid)
 
     def shared(self, generator: torch.Generator) -> dict[str, Any]:
         """What the constructors of all architectures take."""

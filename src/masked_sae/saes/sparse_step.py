@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from masked_sae.ranks import ALONE, Ranks
+
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 
@@ -117,11 +119,12 @@ class _SparseLoss(torch.autograd.Function):
         revived: Active | None,
         aux_coefficient: Tensor,
         weights_G: Tensor | None,
+        shards: Ranks,
     ) -> tuple[Tensor, ...]:
         batch, d_in = x_BD.shape
         used = active if revived is None else active + revived
         starts = starts_of(used.sums_A, used.sums)
-        sums_SD = weighted_sums(used.latents_A, W_dec_FD, starts, used.values_A)
+        sums_SD = shards.sum(weighted_sums(used.latents_A, W_dec_FD, starts, used.values_A))
 
         errors_BGD = sums_SD[: active.sums].view(batch, -1, d_in)  # in place from here on: the groups' reconstructions,
         errors_BGD.cumsum_(1).sub_((target_BD - b_dec_D)[:, None])  # the errors of the prefixes' reconstructions,
@@ -143,6 +146,7 @@ class _SparseLoss(torch.autograd.Function):
             aux_error_BD.mul_(2 * aux_coefficient / aux_error_BD.numel())
 
         ctx.used, ctx.starts, ctx.grad_SD, ctx.grad_b_dec_D = used, starts, sums_SD, errors_BGD[:, 0].sum(0)
+        ctx.shards = shards
         ctx.save_for_backward(x_BD, W_enc_FD, W_dec_FD, b_dec_D)
         ctx.mark_non_differentiable(reconstruction_loss, auxiliary_loss, residual_BD)
         loss = reconstruction_loss + aux_coefficient * auxiliary_loss
@@ -160,11 +164,11 @@ class _SparseLoss(torch.autograd.Function):
         grad_W_dec_FD = of_latents.sums(used.sums_A, ctx.grad_SD, used.values_A * grad_loss)
         grad_W_enc_FD = of_latents.sums(used.rows_A, x_BD - b_dec_D, grad_A)
         grad_b_enc_F = torch.zeros_like(W_enc_FD[:, 0]).index_add_(0, used.latents_A, grad_A)
-        grad_b_dec_D = ctx.grad_b_dec_D * grad_loss - grad_b_enc_F @ W_enc_FD
+        grad_b_dec_D = ctx.grad_b_dec_D * grad_loss - ctx.shards.sum(grad_b_enc_F @ W_enc_FD)
         grad_x_BD = None
         if ctx.needs_input_grad[0]:
             grad_x_BD = Grouping.by(used.rows_A, used.batch).sums(used.latents_A, W_enc_FD, grad_A)
-        return grad_x_BD, grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_b_dec_D, None, None, None, None, None
+        return grad_x_BD, grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_b_dec_D, *[None] * 6
 
 
 def sparse_loss(
@@ -179,6 +183,7 @@ def sparse_loss(
     revived: Active | None,
     aux_coefficient: Tensor,
     weights_G: Tensor | None = None,
+    shards: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, reconstruction loss, auxiliary loss, and what the reconstruction leaves of the target, (B, D).
 
@@ -190,9 +195,10 @@ def sparse_loss(
         revived: the dead latents that reconstruct what is left, in one sum for each activation.
         aux_coefficient: scalar, weight of the auxiliary loss.
         weights_G: of the prefixes' losses, of mean 1; None: they are equal.
+        shards: that the latents are divided among; each gives those of its own, and all of them have `b_dec`.
     """
     return _SparseLoss.apply(  # type: ignore[no-any-return]
-        x_BD, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, target_BD, active, revived, aux_coefficient, weights_G
+        x_BD, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, target_BD, active, revived, aux_coefficient, weights_G, shards
     )
 
 

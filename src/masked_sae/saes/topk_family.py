@@ -17,7 +17,8 @@ from torch import Tensor
 
 from masked_sae import checks
 from masked_sae.errors import InputError
-from masked_sae.saes.fast_topk import largest
+from masked_sae.ranks import Ranks
+from masked_sae.saes.largest_of_all import largest_of_all
 from masked_sae.saes.orthogonality import CHUNK, orthogonality_loss
 from masked_sae.saes.sae import SAE, Draws, HideLatents, TrainingOutput, mean_square
 from masked_sae.saes.settings import SAESettings
@@ -66,6 +67,12 @@ class TopKFamilySettings(SAESettings):
         checks.coefficient("sae.aux_coefficient", self.aux_coefficient)
         checks.coefficient("sae.orthogonality", self.orthogonality)
         checks.count("sae.orthogonality_chunk", self.orthogonality_chunk, least=2)
+
+    def check_shards(self) -> None:
+        if self.orthogonality > 0:
+            raise InputError("sae.orthogonality", self.orthogonality, "0 with trainer.shard_latents=true")
+        if self.reference:
+            raise InputError("sae.reference", self.reference, "false with trainer.shard_latents=true")
 
     def shared(self, generator: torch.Generator) -> dict[str, Any]:
         names = ("aux_k", "aux_coefficient", "orthogonality", "orthogonality_chunk")
@@ -122,6 +129,10 @@ class TopKFamilySAE(SAE):
         if threshold_F is not None and not torch.allclose(threshold_F, threshold_F[:1]):
             raise ValueError("the k largest latents, or one threshold for all")
 
+    def divide_latents(self, shards: Ranks) -> None:
+        super().divide_latents(shards)
+        self.group_ends_G = self.group_ends_G - self.first_latent  # counted from this rank's first
+
     @abstractmethod
     def competitors(self, pre_BF: Tensor) -> tuple[Tensor, int]:
         """The latents (B, F) as rows within which they compete, and how many of each row may be active."""
@@ -132,7 +143,7 @@ class TopKFamilySAE(SAE):
 
     def choose(self, pre_BF: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the fast one, as `fast_topk.largest` gives them."""
-        return largest(*self.competitors(pre_BF), static=self.has_static_shapes)
+        return largest_of_all(*self.competitors(pre_BF), self.shards, static=self.has_static_shapes)
 
     def learn_from(self, values: Tensor) -> None:
         """Sees the active latents of each training batch; those at 0 are none."""
@@ -168,7 +179,7 @@ class TopKFamilySAE(SAE):
             losses.append(mean_square(target_BD - x_hat_BD))
         residual_BD = (target_BD - x_hat_BD).detach()
         auxiliary_loss = residual_BD.new_zeros(())
-        if self._revives(dead_F):
+        if self._revives(dead_F.any()):
             dead_BF = keep_largest(pre_BF.masked_fill(~dead_F, -torch.inf), min(self.aux_k, self.d_sae))
             auxiliary_loss = mean_square(residual_BD - dead_BF @ self.W_dec_FD) * dead_F.any()
         losses_G = torch.stack(losses)
@@ -188,15 +199,17 @@ class TopKFamilySAE(SAE):
         batch, static = len(x_BD), self.has_static_shapes
         with torch.no_grad():
             pre_BF = hide_latents(self.pre_activations(x_BD))
-            active = Active.of(*self.choose(pre_BF), batch, self.group_ends_G, self.d_sae)
+            latents = pre_BF.shape[1]
+            active = Active.of(*self.choose(pre_BF), batch, self.group_ends_G, latents)
             if self.training:
                 self.learn_from(active.values_A)
             dead_F = self._count_silence(active.fired(), batch)
+            any_dead = self.shards.any(dead_F.any())
             revived = None
-            if self._revives(dead_F):
+            if self._revives(any_dead):
                 dead_BF = pre_BF.masked_fill_(~dead_F, -torch.inf)
-                strongest = largest(dead_BF, min(self.aux_k, self.d_sae), static=static)
-                revived = Active.of(*strongest, batch, self.group_ends_G[-1:], self.d_sae)
+                strongest = largest_of_all(dead_BF, min(self.aux_k, self.d_sae), self.shards, static=static)
+                revived = Active.of(*strongest, batch, self.group_ends_G[-1:], latents)
                 del dead_BF
             del pre_BF
         loss, reconstruction_loss, auxiliary_loss, residual_BD = sparse_loss(
@@ -208,27 +221,28 @@ class TopKFamilySAE(SAE):
             target_BD=target_BD,
             active=active,
             revived=revived,
-            aux_coefficient=self.aux_coefficient * dead_F.any(),
+            aux_coefficient=self.aux_coefficient * any_dead,
             weights_G=self.group_weights_G,
+            shards=self.shards,
         )
         return TrainingOutput.of(
             loss,
             reconstruction_loss=reconstruction_loss,
-            auxiliary_loss=auxiliary_loss * dead_F.any(),
+            auxiliary_loss=auxiliary_loss * any_dead,
             residual_BD=residual_BD,
             target_BD=target_BD,
             active_latents=(active.values_A > 0).sum(),
             dead_F=dead_F,
         )
 
-    def _revives(self, dead_F: Tensor) -> bool:
+    def _revives(self, any_dead: Tensor) -> bool:
         """Whether the batch gets an auxiliary loss: how well the strongest dead latents explain what the living left.
 
         Auxiliary-k loss of Gao et al. 2024 (arXiv 2406.04093, section A.2): `||e - e_hat||^2` with
         `e = target - x_hat` (no gradient) and `e_hat` the decoding, without bias, of the dead latents' top `aux_k`.
         With static shapes always: without dead latents it has no gradient.
         """
-        return self.aux_k > 0 and (self.has_static_shapes or bool(dead_F.any()))
+        return self.aux_k > 0 and (self.has_static_shapes or bool(any_dead))
 
 
 def _of_mean_1(group_weights: Sequence[float], groups: int) -> Tensor:

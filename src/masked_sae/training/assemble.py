@@ -188,7 +188,9 @@ def make_stream(
 
 
 def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatistics) -> SAETraining:
-    """The run's SAE with its initial weights, ready to be trained."""
+    """The run's SAE with its initial weights, ready to be trained; on the CPU where processes are to share its latents,
+    until each has its part.
+    """
     config = run.config
     return begin_training(
         config.sae,
@@ -197,7 +199,7 @@ def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatisti
         parts.masks,
         steps=parts.plan.steps,
         seed=config.seed,
-        device=parts.device,
+        device=torch.device("cpu") if config.trainer.shard_latents else parts.device,
     )
 
 

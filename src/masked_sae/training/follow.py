@@ -25,9 +25,9 @@ from masked_sae.training.clock import TrainingClock
 from masked_sae.training.fit import fit
 from masked_sae.training.member import Member
 from masked_sae.training.rank_group import hear, is_of_a_peer, joined, store_of_job, task_of_job, tell
-from masked_sae.training.restoring import share
 from masked_sae.training.run_in_training import RunInTraining
 from masked_sae.training.sae_training import SAETraining
+from masked_sae.training.sharing_out import gather_trained, share_out
 from masked_sae.training.stop_signals import SIGNALS, StopRequest
 from masked_sae.training.threads import use_threads
 
@@ -108,13 +108,14 @@ def _train(task: Task, store: dist.Store, number: int, rank: int, count: int, lo
         for run, own, kept in zip(runs, parts, task.statistics, strict=True):
             statistics = ActivationStatistics.from_json(kept)
             training = make_training(run, own, statistics)
-            share(training, ranks)
+            share_out(training, first.trainer, ranks, device)
             point = Point(run.config.lm.hook_name, statistics.scale)
             members.append(_Followed(run, training, point, TrainingClock(device)))
         longest = max(zip(runs, parts, strict=True), key=lambda one: one[1].plan.steps)
         points = list(dict.fromkeys(member.point for member in members))
         stream = make_stream(*longest, points, ranks=ranks_of_stream)
         fit(members, stream, [TogetherCallback(ranks)], StopRequest(), first.trainer, ranks)
+        gather_trained(members)
 
 
 def main() -> None:

@@ -1,10 +1,16 @@
-"""Gradients of ranks that train together, averaged: of the large ones only the latents' rows that have any."""
+"""Gradients of ranks that train together. Where rows are divided they are averaged, of the large ones only the latents'
+rows that have any; where latents are divided each rank's are whole, and only their norm is of all.
+"""
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from masked_sae.ranks import Ranks
 from masked_sae.saes import SAE
+from masked_sae.saes.sae import is_by_latents
 
 _DENSE_FROM = 0.5  # of the latents with a gradient on some rank: from there on all rows travel
 
@@ -31,6 +37,23 @@ def average_gradients(sae: SAE, ranks: Ranks) -> None:
     _average(parts, ranks)
     for gradient_FD, part in zip(by_latent, parts, strict=True):
         gradient_FD[rows] = part
+
+
+def clip_gradients(sae: SAE, most: float) -> None:
+    """To a global norm: of the gradients of all latents, on whatever rank."""
+    if sae.shards.is_alone:
+        nn.utils.clip_grad_norm_(sae.parameters(), most)
+        return
+    group = sae.shards.group or dist.group.WORLD
+    assert group is not None
+    mesh = DeviceMesh.from_group(group, sae.b_dec_D.device.type)
+    gradients = {name: one.grad for name, one in sae.named_parameters() if one.grad is not None}
+    parts = [
+        DTensor.from_local(part, mesh, [Shard(0) if is_by_latents(name) else Replicate()])
+        for name, part in gradients.items()
+    ]
+    norm = nn.utils.get_total_norm(parts)
+    nn.utils.clip_grads_with_norm_(sae.parameters(), most, norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _rows_with_any(gradients: list[Tensor], ranks: Ranks) -> Tensor | None:

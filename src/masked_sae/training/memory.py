@@ -50,11 +50,12 @@ def pack_bytes(configs: Sequence[RunConfig]) -> int:
     sizes = [lm_size(config.lm, sequences, length) or _UNKNOWN for config in configs]
     both = list(zip(configs, sizes, strict=True))
     windows = {config.lm.hook_name: _window_bytes(config, size.d_in) for config, size in both}
-    step = max(_OF_A_STEP * _FLOAT * _rows(config) * config.sae.d_sae for config in configs)
+    step = max(_OF_A_STEP * _FLOAT * _rows(config) * config.sae.d_sae for config in configs)  # or all, of fewer latents
     weights = [_weight_bytes(config, size.d_in) for config, size in both]
-    states = sum(state_bytes(config.optim.name, size.d_in, config.sae.d_sae) for config, size in both)
-    at_once = max(step_bytes(config.optim.name, size.d_in, config.sae.d_sae) for config, size in both)
-    own = (1 + _MEASURED) * sum(weights) + states + max(weights) + at_once
+    names = [(config.optim.name, size.d_in, config.sae.d_sae) for config, size in both]
+    shards = configs[0].trainer.shards
+    states, at_once = sum(state_bytes(*one) for one in names), max(step_bytes(*one) for one in names)
+    own = _MEASURED * sum(weights) + (sum(weights) + states + max(weights) + at_once) // shards
     read = max(windows.values()) if any(config.data.cache != "false" for config in configs) else 0  # from disk
     lm = share_beside(configs[0].lm, device_of_saes(configs[0])) * (sizes[0].weights + sizes[0].forward)
     return math.ceil(lm) + sum(windows.values()) + read + step + own
@@ -80,7 +81,7 @@ def _window_bytes(config: RunConfig, d_in: int) -> int:
 
 
 def _rows(config: RunConfig) -> int:
-    """Of a batch, that one process has."""
+    """Of a batch, that one process is given."""
     return config.data.batch_size // config.trainer.ranks
 
 
@@ -90,10 +91,14 @@ def _parts(config: RunConfig, d_in: int) -> dict[tuple[str, int], int]:
     d_sae, window, batch = (
         ("sae.d_sae", sae.d_sae), ("data.window_tokens", data.window_tokens), ("data.batch_size", data.batch_size)
     )  # fmt: skip
+    weights = _weight_bytes(config, d_in)
     parts = {
-        d_sae: _WITH_GRADIENT * _weight_bytes(config, d_in) + state_bytes(config.optim.name, d_in, sae.d_sae),
+        d_sae: max(
+            (_WITH_GRADIENT * weights + state_bytes(config.optim.name, d_in, sae.d_sae)) // config.trainer.shards,
+            _MEASURED * weights,
+        ),  # the first one measures all of it
         window: _window_bytes(config, d_in),
-        batch: _FLOAT * _rows(config) * d_in,
+        batch: _FLOAT * _rows(config) * config.trainer.shards * d_in,
     }
     parts[d_sae if sae.d_sae >= data.batch_size else batch] += _FLOAT * _rows(config) * sae.d_sae
     return parts

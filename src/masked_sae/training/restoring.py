@@ -10,6 +10,7 @@ from masked_sae.ranks import Ranks
 from masked_sae.runs.checkpoint import Checkpoint, of_sae
 from masked_sae.runs.initial import Initial
 from masked_sae.training.sae_training import SAETraining
+from masked_sae.training.shards import whole_moments, whole_weights
 
 _TENSOR, _NUMBER = (
     "optimizer",
@@ -20,18 +21,27 @@ _TENSOR, _NUMBER = (
 def capture(training: SAETraining, extra: dict[str, Any]) -> Checkpoint:
     """All that training goes on from: parameters, counters, thresholds, the optimizer's moments, and the step.
 
-    Random state and the stream's position are functions of the seed and the step.
+    Random state and the stream's position are functions of the seed and the step. Where latents are divided among
+    ranks all of them call this, and the first one has it: it says nothing of how many they are.
     """
-    tensors = of_sae(training.sae.state_dict())
+    at = {**extra, "step": training.step}
+    if training.sae.shards.is_alone:
+        return Checkpoint(of_sae(training.sae.state_dict()) | _state_of(training.optimizer), at)
+    weights, moments = whole_weights(training), whole_moments(training)
+    return Checkpoint(of_sae(weights) | {f"{_TENSOR}/{name}": tensor for name, tensor in moments.items()}, at)
+
+
+def _state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
     shared: set[int] = set()  # between parameters, as bitsandbytes' tables are: a file has each for itself
-    for index, state in _states(training.optimizer):
+    for index, state in _states(optimizer):
         for name, value in state.items():
             if not isinstance(value, Tensor):
                 tensors[f"{_NUMBER}/{index}/{name}"] = torch.tensor(value)
                 continue
             tensors[f"{_TENSOR}/{index}/{name}"] = value.clone() if value.data_ptr() in shared else value
             shared.add(value.data_ptr())
-    return Checkpoint(tensors, {**extra, "step": training.step})
+    return tensors
 
 
 def _states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from masked_sae.masks.run_masks import Masks
 from masked_sae.randomness import torch_generator
 from masked_sae.ranks import ALONE, Ranks
 from masked_sae.saes import SAE, TrainingOutput
-from masked_sae.training.gradients import average_gradients
+from masked_sae.training.gradients import average_gradients, clip_gradients
 from masked_sae.training.optimizers import make_optimizer
 from masked_sae.training.schedule import Schedule, warmed_up
 
@@ -32,7 +32,9 @@ class SAETraining(nn.Module):
 
     Attributes:
         ranks: that every batch is divided among; each has all of the SAE, and the same step leads each to the same
-            weights.
+            weights. Where the SAE's latents are divided (`training/shards.py`) it is alone: every rank has whole
+            batches.
+        announce: called on the first rank before what all have to take part in beside steps.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SAETraining(nn.Module):
     ) -> None:
         super().__init__()
         self.ranks: Ranks = ALONE
+        self.announce: Callable[[int], object] = _needs_no_word
         self.sae, self.schedule, self.masks = sae, schedule, masks
         self.penalty_warmup_steps, self.gradient_clip, self.seed = penalty_warmup_steps, gradient_clip, seed
         self.optimizer = make_optimizer(optimizer, sae.parameters(), schedule.lr)
@@ -57,7 +60,8 @@ class SAETraining(nn.Module):
 
     def divide_among(self, ranks: Ranks) -> None:
         """From here on each of these gets its share of a batch."""
-        self.ranks = self.sae.ranks = ranks
+        if self.sae.shards.is_alone:
+            self.ranks = self.sae.ranks = ranks
 
     def learn(self, batch: Batch) -> None:
         """One step on this rank's share of a batch. Gradients are gone after it: of many SAEs in a pack, one at a time
@@ -65,6 +69,7 @@ class SAETraining(nn.Module):
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.at(self.step)
+        batch = _of_all_rows(batch, self.sae.shards)
         x_BD = self._mask_inputs(batch.x_BD)
         self.sae.begin_step(self.step, self.schedule.steps, self._draws)
         penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
@@ -75,7 +80,7 @@ class SAETraining(nn.Module):
         self.output = of_whole_batch(output, batch.target_BD, self.ranks)
         self.sae.project_decoder_gradient()
         if self.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(self.sae.parameters(), self.gradient_clip)
+            clip_gradients(self.sae, self.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sae.project_parameters()
@@ -99,22 +104,36 @@ class SAETraining(nn.Module):
     def _mask_inputs(self, x_BD: Tensor) -> Tensor:
         if self.ranks.is_alone or not self.masks.hide_inputs:
             return self.masks.mask_inputs(x_BD, self.step)
-        return _within_batch(x_BD, self.ranks, lambda whole_BD: self.masks.mask_inputs(whole_BD, self.step))
+        return _within_batch(x_BD, 0, self.ranks, lambda whole_BD: self.masks.mask_inputs(whole_BD, self.step))
 
     def _mask_latents(self, pre_BF: Tensor) -> Tensor:
-        if self.ranks.is_alone or not self.masks.hide_latents:
+        ranks, dim = (self.ranks, 0) if self.sae.shards.is_alone else (self.sae.shards, 1)
+        if ranks.is_alone or not self.masks.hide_latents:
             return self.masks.mask_latents(pre_BF, self.step)
-        return _within_batch(pre_BF, self.ranks, lambda whole_BF: self.masks.mask_latents(whole_BF, self.step))
+        return _within_batch(pre_BF, dim, ranks, lambda whole_BF: self.masks.mask_latents(whole_BF, self.step))
 
 
-def _within_batch(rows: Tensor, ranks: Ranks, mask: Callable[[Tensor], Tensor]) -> Tensor:
-    """What a mask makes of these rows, where they stand in the whole batch: it draws for all of it, whatever the number
-    of ranks.
+def _needs_no_word(what: int) -> None:
+    pass
+
+
+def _of_all_rows(batch: Batch, shards: Ranks) -> Batch:
+    """The whole batch, of which each has rows."""
+    if shards.is_alone:
+        return batch
+    x_BD = shards.gather(batch.x_BD)
+    target_BD = x_BD if batch.target_BD is batch.x_BD else shards.gather(batch.target_BD)
+    return Batch(x_BD, target_BD, batch.masked_share)
+
+
+def _within_batch(part: Tensor, dim: int, ranks: Ranks, mask: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a mask makes of these rows (0), or of these latents (1), where they stand in the whole batch: it draws for
+    all of it, whatever the number of ranks.
     """
-    whole = rows.new_zeros(len(rows) * ranks.count, *rows.shape[1:])
-    share = ranks.share(len(whole))
-    whole[share] = rows
-    return mask(whole)[share]
+    size = part.shape[dim]
+    whole = part.new_zeros([length * ranks.count if axis == dim else length for axis, length in enumerate(part.shape)])
+    whole.narrow(dim, ranks.rank * size, size).copy_(part)
+    return mask(whole).narrow(dim, ranks.rank * size, size).contiguous()
 
 
 @torch.no_grad()

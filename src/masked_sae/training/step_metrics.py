@@ -1,10 +1,9 @@
 """What is measured of a training step: the only place where a step's numbers are copied to the host."""
 
 import torch
-from torch import Tensor
 
-from masked_sae.saes import SAE
 from masked_sae.training.sae_training import SAETraining
+from masked_sae.training.shards import mean_threshold
 
 
 def step_metrics(training: SAETraining) -> dict[str, float]:
@@ -19,14 +18,7 @@ def step_metrics(training: SAETraining) -> dict[str, float]:
         "explained_variance": 1 - output.squared_error / output.variance,
         "l0": output.l0,
         "dead_latents": output.dead.float() / training.sae.d_sae,
-        "threshold": _mean_threshold(training.sae),
+        "threshold": mean_threshold(training),
     }
     values = dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))
     return values | {"masked_share": training.masked_share, "lr": training.schedule.at(training.step - 1)}
-
-
-@torch.no_grad()
-def _mean_threshold(sae: SAE) -> Tensor:
-    """Over the latents; 0 where an SAE has no thresholds."""
-    threshold_F = sae.thresholds()
-    return sae.b_dec_D.new_zeros(()) if threshold_F is None else threshold_F.mean()

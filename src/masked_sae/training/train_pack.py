@@ -48,8 +48,8 @@ from masked_sae.training.fit import fit
 from masked_sae.training.follow import Task
 from masked_sae.training.lead import Followers, followers, group_of
 from masked_sae.training.out_of_memory import LOADING, MAKING, SCALE, TRAINING, telling, told
-from masked_sae.training.restoring import share
 from masked_sae.training.run_in_training import RunInTraining, note_end
+from masked_sae.training.sharing_out import gather_trained, share_out
 from masked_sae.training.stop_signals import StopRequest
 from masked_sae.training.threads import own_threads, use_threads, with_threads
 from masked_sae.training.validation import Validation
@@ -282,12 +282,14 @@ def _train(members: Sequence[RunInTraining], others: Followers | None) -> None:
         ProgressCallback(longest.run.config.data.batch_size, trainer.progress),
         CheckpointCallback(stop),
     ]
-    with group_of(others, Task.of(members), longest.parts.device) as (ranks, ranks_of_stream):
+    device = longest.parts.device
+    with group_of(others, Task.of(members), device) as (ranks, ranks_of_stream):
         for member in members:
-            share(member.training, ranks)
+            share_out(member.training, trainer, ranks, device)
         stream = make_stream(longest.run, longest.parts, points, caches, ranks_of_stream)
         together = [] if ranks.is_alone else [TogetherCallback(ranks)]
         fit(members, stream, [*callbacks, *together], stop, trainer, ranks)
+        gather_trained(members)
     del stream, callbacks  # the window's memory, before anything is measured
     trained = [member for member in members if not member.has_ended]
     if stop.signal is not None and not any(member.is_training for member in trained):

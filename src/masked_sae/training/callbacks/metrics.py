@@ -10,9 +10,11 @@ import pytorch_lightning as pl
 import torch
 
 from masked_sae.runs.curve import Histogram, Metrics, Row
+from masked_sae.saes import SAE
 from masked_sae.training.module import PackModule
 from masked_sae.training.out_of_memory import VALIDATION, telling
 from masked_sae.training.run_in_training import RunInTraining
+from masked_sae.training.shards import whole_sae
 from masked_sae.training.step_metrics import step_metrics
 from masked_sae.training.validation import Validation
 
@@ -58,7 +60,7 @@ class MetricsCallback(pl.Callback):
         for validation, together in due.items():
             start = time.monotonic()
             with telling(VALIDATION, together[0].run, len(together)):
-                measured = validation.measure_all([member.training.sae for member in together])
+                measured = validation.measure_all([_whole(member) for member in together])
             share = (time.monotonic() - start) / len(together)
             for member, one in zip(together, measured, strict=True):
                 member.clock.add_measuring(share)
@@ -67,6 +69,11 @@ class MetricsCallback(pl.Callback):
                 else:
                     found[member] = one
         return found
+
+
+def _whole(member: RunInTraining) -> SAE:
+    training = member.training
+    return whole_sae(training, training.sae.b_dec_D.device)
 
 
 def _record(member: RunInTraining, validated: Metrics, histograms: Mapping[str, Histogram]) -> None:
