@@ -92,6 +92,7 @@ def test_the_command_trains_on_the_embedded_lm_in_parts(tmp_path: Path) -> None:
         (["trainer.devices=1"], r"trainer.shard_latents=True: expected false, or more than one process"),
         (["trainer.devices=3", "data.batch_size=63"], r"sae.d_sae=\d+: expected a multiple of 3"),
         (["sae.orthogonality=0.1"], r"sae.orthogonality=0.1: expected 0 with trainer.shard_latents=true"),
+        (["optim=adafactor"], r"optim.name=adafactor: expected adam beside trainer.shard_latents=true"),
         (["sae.reference=true"], r"sae.reference=True: expected false with trainer.shard_latents=true"),
     ],
 )
