@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from masked_sae.errors import InputError, first_line
+from masked_sae.errors import ExhaustedError, InputError, first_line
 from masked_sae.ranks import ALONE, Ranks
 from masked_sae.training.rank_group import HERE, is_of_a_peer, joined, open_store, store_of_job, task_of_job, tell
 from masked_sae.training.stop_signals import how_it_ended
@@ -48,7 +48,7 @@ class Followers:
             task: what `follow.Task` says.
 
         Raises:
-            RankError: one of them failed.
+            RankError, ExhaustedError: one of them failed.
         """
         number = self._store.add("tasks", 1) - 1
         tell(self._store, f"task/{number}", task)
@@ -60,7 +60,7 @@ class Followers:
             if not is_of_a_peer(error):
                 raise
             said = self._last_words(number) or f"one of {self._count} processes has gone ({first_line(error)})"
-            raise RankError(said) from error
+            raise _as_error(said) from error
 
     def dismiss(self) -> None:
         """Ends them."""
@@ -77,7 +77,7 @@ class Followers:
         missing = [f"here/{number}/{rank}" for rank in range(1, self._count)]
         while not self._store.check(missing):
             if (said := self._last_words(number, patience=0.0)) is not None:
-                raise RankError(said)
+                raise _as_error(said)
             if time.monotonic() > deadline:
                 raise RankError(f"not all of {self._count} processes came within {_SLOWEST_SECONDS:.0f} s")
             time.sleep(_LOOKS_EVERY_SECONDS)
@@ -95,6 +95,11 @@ class Followers:
             if time.monotonic() > deadline:
                 return None
             time.sleep(_LOOKS_EVERY_SECONDS)
+
+
+def _as_error(said: str) -> Exception:
+    """Of memory, as of one process: a pack is tried again in smaller ones."""
+    return ExhaustedError(said) if "out of memory" in said else RankError(said)
 
 
 @contextmanager
