@@ -30,7 +30,7 @@ from masked_sae.bundled import CONF
 from masked_sae.config import typed_config
 from masked_sae.runs.run import make_run
 from masked_sae.sweeps.code_copy import code_of
-from masked_sae.sweeps.pack_job import carried
+from masked_sae.runs.carried import carried
 with initialize_config_dir(str(CONF), version_base=None):
     config = typed_config(compose("train", sys.argv[1:]))
 run = make_run(config, {})
