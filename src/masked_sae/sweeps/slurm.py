@@ -124,12 +124,10 @@ def _refuse_what_no_job_holds(runs: Sequence[Run], settings: Mapping[str, Any]) 
     memory = settings.get("mem_gb")
     if isinstance(memory, (int, float)):
         for run in runs:
-            refuse_larger_than(
-                run.config,
-                LEAST_D_IN,
-                int(memory * 2**30) // run.config.trainer.devices,
-                f"a task has (hydra.launcher.mem_gb={memory:g})",
-            )
+            tasks = run.config.trainer.devices
+            whose = "a job has" if tasks == 1 else f"each of {tasks} tasks has its share of a job's"
+            where = f"{whose} (hydra.launcher.mem_gb={memory:g})"
+            refuse_larger_than(run.config, LEAST_D_IN, int(memory * 2**30) // tasks, where)
 
 
 def wanting_training(runs: Sequence[Run]) -> list[Run]:
