@@ -193,7 +193,8 @@ def test_one_alone_that_runs_out_of_memory_has_failed(make: Make, monkeypatch: p
         packs, "train_pack", lambda runs, patience: [Outcome(run, None, torch.OutOfMemoryError("full")) for run in runs]
     )
     runs = at_ks(make(), 4, 8)
-    assert [state and (state.status, state.error) for state in train_members(runs)] == [("failed", "full")] * 2
+    said = [state and (state.status, state.error) for state in train_members(runs)]
+    assert said == [("failed", "out of memory (full)")] * 2
 
 
 @pytest.mark.slow
