@@ -100,6 +100,7 @@ FEWER = {
 NEEDS = {
     "experiment=mine": "somebody's own file",
     "experiment=paper": "a GPU and a hub: test_experiments.py has stand-ins",
+    "trainer.device=cuda": "a GPU",
     "lm=minilm": "a package's weights",
     "+sweep=study": "hours",
     "+sweep=noise": "a quarter of an hour",
