@@ -22,6 +22,7 @@ from masked_sae.activations.lm import LM, load_lm
 from masked_sae.commands.search_path import OwnConfigurationFirst
 from masked_sae.text.tokenizer import load_tokenizer
 from support.making import HOOK, make_bert, make_neox, make_texts, write_jsonl, write_parquet
+from support.ranks import Processes, processes
 from support.wandb_recorder import WandbServer
 
 torch.set_num_threads(1)  # these tensors are small: a second thread only waits
@@ -54,6 +55,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: (rank.get(item.path, 1 if item.path in long else 3), -patience[item.path], str(item.path))
     )
+
+
+@pytest.fixture(scope="module")
+def two() -> Generator[Processes]:
+    with processes(2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def four() -> Generator[Processes]:
+    with processes(4) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

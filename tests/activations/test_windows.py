@@ -1,6 +1,5 @@
 """Windows that several processes make together are those of one, and each reads its share of the text."""
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +7,12 @@ import pytest
 import torch
 
 from masked_sae.ranks import ALONE, Ranks
-from support.ranks import Processes, processes
+from support.ranks import Processes
 from support.streaming import BATCH, BATCHES, STEPS, batches_of, counted_sequences
 
 SHALLOW, DEEP = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 EVERY = list(range(STEPS))
 MASK = {"rate": 0.3}
-
-
-@pytest.fixture(scope="module")
-def two() -> Generator[Processes]:
-    with processes(2) as found:
-        yield found
 
 
 def assert_shares(found: list[dict[str, Any]], expected: list[Any], count: int) -> None:

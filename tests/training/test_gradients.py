@@ -1,28 +1,15 @@
 """Steps of several processes on their rows of each batch are the steps of one on all of it."""
 
-from collections.abc import Generator
 from typing import Any
 
 import pytest
 import torch
 
 from support.architectures import ARCHITECTURES
-from support.ranks import Processes, processes
+from support.ranks import Processes
 from support.stepping import STEPS, make_batch, make_training
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
-
-
-@pytest.fixture(scope="module")
-def two() -> Generator[Processes]:
-    with processes(2) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def four() -> Generator[Processes]:
-    with processes(4) as found:
-        yield found
 
 
 def alone(architecture: str, steps: int = STEPS, **options: Any) -> dict[str, Any]:

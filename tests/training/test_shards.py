@@ -1,6 +1,5 @@
 """Steps of several processes that each have a part of the latents are the steps of one that has all."""
 
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -17,18 +16,6 @@ from support.stepping import D_SAE, STEPS, make_batch, make_training
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 MIDDLE = STEPS // 2
-
-
-@pytest.fixture(scope="module")
-def two() -> Generator[Processes]:
-    with processes(2) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def four() -> Generator[Processes]:
-    with processes(4) as found:
-        yield found
 
 
 def options(architecture: str, **others: Any) -> dict[str, Any]:

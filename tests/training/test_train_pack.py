@@ -3,8 +3,7 @@
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from torch import Tensor
 
-from masked_sae.activations.lm import LM
 from masked_sae.config import RunConfig
 from masked_sae.errors import InputError, NonFiniteError
 from masked_sae.runs.asked_end import ask_to_end, forget_asked_end
@@ -26,6 +23,7 @@ from masked_sae.training.train_pack import Outcome, train_pack
 from masked_sae.training.train_run import train_run
 from support.composing import small_config
 from support.processes import SERVER, assert_same_run, killed_after, reached
+from support.streaming import counted_sequences
 
 SHALLOW, DEEP = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 # What may differ between runs on the same batches.
@@ -65,24 +63,6 @@ def alone(run: Run, out: Path) -> Run:
     return moved
 
 
-@contextmanager
-def counted(what: str = "activations_at") -> Iterator[list[int]]:
-    """Forwards of any LM: how many sequences each read."""
-    found: list[int] = []
-    forward = getattr(LM, what)
-
-    def counting(self: LM, hook_names: Sequence[str], tokens_NT: Tensor) -> Any:
-        found.append(len(tokens_NT))
-        return forward(self, hook_names, tokens_NT)
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(LM, what, counting)
-    try:
-        yield found
-    finally:
-        patch.undo()
-
-
 def statuses(runs: Sequence[Run]) -> list[str]:
     return [state.status for run in runs if (state := read_state(run.folder.state)) is not None]
 
@@ -101,9 +81,9 @@ def test_members_are_what_they_are_alone(make: Make, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_pack_makes_the_forwards_of_one_run(make: Make) -> None:
     nothing_after = ["eval.families=[]", "sae.calibrate=none", "trainer.validate_every_steps=null"]
-    with counted() as of_one:
+    with counted_sequences() as of_one:
         train_pack([make(*nothing_after, out="one")])
-    with counted() as of_eight:
+    with counted_sequences() as of_eight:
         train_pack([make(*nothing_after, *overrides) for overrides in DIFFERENT])
     hook_points_looked_at = 1  # of the LM as it is loaded
     assert len(of_one) > 10 and of_eight[hook_points_looked_at:] == of_one[hook_points_looked_at:]
@@ -112,10 +92,10 @@ def test_a_pack_makes_the_forwards_of_one_run(make: Make) -> None:
 @pytest.mark.slow
 def test_hook_points_share_a_forward_to_the_deepest(make: Make, tmp_path: Path) -> None:
     quiet = ["eval.families=[]", "sae.calibrate=none", "trainer.validate_every_steps=null"]
-    with counted() as of_one:
+    with counted_sequences() as of_one:
         train_pack([make(*quiet, f"lm.hook_name={DEEP}", out="one")])
     runs = [make(*quiet, f"lm.hook_name={name}", f"sae.k={k}") for name in (DEEP, SHALLOW) for k in (4, 8)]
-    with counted() as of_four:
+    with counted_sequences() as of_four:
         assert [one.error for one in train_pack(runs)] == [None] * 4
     assert of_four.count(8) == of_one.count(8) > 10  # others, of two sequences, look at what a hook point gives
     for run in runs:
@@ -287,10 +267,10 @@ def test_a_cache_changes_no_bit_and_spares_the_forwards(make: Make, tmp_path: Pa
     without = make(*quiet, out="without")
     writing, reading, other = (make(*quiet, *more) for more in (["data.cache=true"], ["seed=1"], ["sae.k=8"]))
     reading, other = (with_cache(run, "true") for run in (reading, other))
-    with counted() as of_first:
+    with counted_sequences() as of_first:
         train_pack([without])
         train_pack([writing])
-    with counted() as of_readers:
+    with counted_sequences() as of_readers:
         train_pack([reading])
         train_pack([with_cache(other, "auto")])
     assert len(of_readers) < len(of_first) / 2  # scale, and what is looked at as an LM is loaded

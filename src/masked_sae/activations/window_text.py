@@ -13,6 +13,7 @@ from masked_sae.activations.plan import Plan
 from masked_sae.activations.sequences import ShuffledSequences
 from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import Masks
+from masked_sae.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,6 @@ def read_window(
 def _forwards(sequences: int, batch_size: int, ranks: int) -> Iterator[tuple[int, int, int]]:
     """Rank, and first and last sequence but one, of each forward of a window."""
     for rank in range(ranks):
-        end = sequences * (rank + 1) // ranks
-        for start in range(sequences * rank // ranks, end, batch_size):
-            yield rank, start, min(start + batch_size, end)
+        share = Ranks(rank, ranks).share(sequences)
+        for start in range(share.start, share.stop, batch_size):
+            yield rank, start, min(start + batch_size, share.stop)

@@ -39,7 +39,6 @@ def train_alone(config: RunConfig) -> None:
     if config.detach:
         raise InputError("detach", True, "false, unless a sweep goes to SLURM (-m, hydra/launcher=slurm)")
     _refuse_other_machine(config)
-    refuse_unusable(config.optim.name, find_device(config.trainer.device))
     run = make_run(config, {})
     take_over_former([run])
     if not config.force:
@@ -113,7 +112,6 @@ def begin_here(runs: Sequence[Run], command: Sequence[str], *, of_search: bool =
         raise InputError("detach", True, "false, unless the sweep goes to SLURM (hydra/launcher=slurm)")
     for run in runs:
         _refuse_other_machine(run.config)
-        refuse_unusable(run.config.optim.name, find_device(run.config.trainer.device))
     take_over_former(runs)
     (record_sweeps if of_search else begin_sweep)(runs, command)
     waiting = [run for run in runs if not is_left_out(run)]
@@ -175,8 +173,9 @@ def end_sweep(runs: Sequence[Run]) -> None:
 
 def _refuse_other_machine(config: RunConfig) -> None:
     """Raises:
-    InputError: the run needs a device that is not here, or more memory.
+    InputError: the run needs a device or a library that is not here, or more memory.
     """
     device = find_device(config.trainer.device)
     find_lm_device(config.lm, device)
     refuse_too_large(config, LEAST_D_IN, device)
+    refuse_unusable(config.optim.name, device)

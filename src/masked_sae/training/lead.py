@@ -50,8 +50,7 @@ class Followers:
         Raises:
             RankError, ExhaustedError: one of them failed.
         """
-        number = self._store.add("tasks", 1) - 1
-        tell(self._store, f"task/{number}", task)
+        number = self._hand_on(task)
         try:
             self._wait_for_all(number)
             with joined(self._store, number, 0, self._count, device) as ranks:
@@ -64,13 +63,19 @@ class Followers:
 
     def dismiss(self) -> None:
         """Ends them."""
-        tell(self._store, f"task/{self._store.add('tasks', 1) - 1}", None)
+        self._hand_on(None)
         for process in self._processes:
             try:
                 process.wait(_GOODBYE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def _hand_on(self, task: Mapping[str, Any] | None) -> int:
+        """The number that it has; None: there is no other."""
+        number = self._store.add("tasks", 1) - 1
+        tell(self._store, f"task/{number}", task)
+        return number
 
     def _wait_for_all(self, number: int) -> None:
         deadline = time.monotonic() + _SLOWEST_SECONDS

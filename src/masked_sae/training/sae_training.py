@@ -50,7 +50,7 @@ class SAETraining(nn.Module):
     ) -> None:
         super().__init__()
         self.ranks: Ranks = ALONE
-        self.announce: Callable[[int], object] = _needs_no_word
+        self.announce: Callable[[int], object] = needs_no_word
         self.sae, self.schedule, self.masks = sae, schedule, masks
         self.penalty_warmup_steps, self.gradient_clip, self.seed = penalty_warmup_steps, gradient_clip, seed
         self.optimizer = make_optimizer(optimizer, sae.parameters(), schedule.lr)
@@ -113,8 +113,8 @@ class SAETraining(nn.Module):
         return _within_batch(pre_BF, dim, ranks, lambda whole_BF: self.masks.mask_latents(whole_BF, self.step))
 
 
-def _needs_no_word(what: int) -> None:
-    pass
+def needs_no_word(what: int) -> None:
+    """Where nobody else has to take part."""
 
 
 def _of_all_rows(batch: Batch, shards: Ranks) -> Batch:

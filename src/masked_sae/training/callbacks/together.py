@@ -13,6 +13,7 @@ import torch
 from masked_sae.ranks import Ranks
 from masked_sae.training.member import Member
 from masked_sae.training.module import PackModule
+from masked_sae.training.sae_training import needs_no_word
 from masked_sae.training.shards import ANSWERS
 
 
@@ -44,7 +45,7 @@ class TogetherCallback(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for member in _members(pl_module):
-            member.training.announce = lambda what: None
+            member.training.announce = needs_no_word
 
     def _said(self, what: int, *, flags: Sequence[bool]) -> list[int]:
         """By the first one: whether to stop and who has ended, or what is asked for and of whom."""
