@@ -88,12 +88,14 @@ test-cuda: $(STAMP)
 ON_CUDA := --device cuda --json benchmarks/results/cuda
 STEP_PENALIZED := encoder-product ours-relu ours-jumprelu ours-gated saelens-relu saelens-jumprelu saelens-gated
 STEP_VARIANTS := encoder-product ours-matryoshka ours-matryoshka-bfloat16 ours-matryoshka-reference
+STEP_COMPILED := encoder-product $(foreach one,topk batch_topk matryoshka relu jumprelu gated,ours-$(one)-static ours-$(one)-compiled)
 
 bench-cuda: $(STAMP)
 	for d_in in 768 2304; do for d_sae in 16384 65536; do \
 	    $(RUN) benchmarks/step.py --d-in $$d_in --d-sae $$d_sae $(ON_CUDA)-step-$$d_in-$$d_sae.json || exit 1; done; done
 	$(RUN) benchmarks/step.py --only $(STEP_PENALIZED) $(ON_CUDA)-step_penalized.json
 	$(RUN) benchmarks/step.py --only $(STEP_VARIANTS) $(ON_CUDA)-step_variants.json
+	$(RUN) benchmarks/step.py --only $(STEP_COMPILED) $(ON_CUDA)-step_compiled.json
 	$(RUN) benchmarks/scaling.py $(ON_CUDA)-scaling.json
 	$(RUN) benchmarks/train.py --lm assets/tiny_lm --hook-name blocks.2.hook_resid_post --d-sae 2048 --k 16 --batch 1024 --lm-batch 32 \
 	    --steps 64 --window-batches 64 $(ON_CUDA)-train_embedded.json

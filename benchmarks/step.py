@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it before its 
 import torch
 
 Step = Callable[[], object]
+COMPILED = ("topk", "batch_topk", "matryoshka", "relu", "jumprelu", "gated")
 GROUP_FRACTIONS = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32]
 LEARNING_RATE = 3e-4
 
@@ -56,8 +58,9 @@ def encoder_product(sizes: Sizes) -> Step:
     return lambda: torch.relu(batches() @ weight + bias)
 
 
-def ours(sizes: Sizes, architecture: str, **options: Any) -> Step:
+def ours(sizes: Sizes, architecture: str, compiler: str | None = None, **options: Any) -> Step:
     from masked_sae.saes import BatchTopKSAE, GatedSAE, JumpReLUSAE, MatryoshkaSAE, ReLUSAE, TopKSAE, group_sizes
+    from masked_sae.training.compiled import compiled
 
     with_k = {"topk": TopKSAE, "batch_topk": BatchTopKSAE, "matryoshka": MatryoshkaSAE}
     penalized = {"relu": ReLUSAE, "jumprelu": JumpReLUSAE, "gated": GatedSAE}
@@ -70,10 +73,11 @@ def ours(sizes: Sizes, architecture: str, **options: Any) -> Step:
         sae = with_k[architecture](sizes.d_in, sizes.d_sae, sizes.k, aux_k=sizes.d_in // 2, **options).to(sizes.device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=LEARNING_RATE, fused=True)
     batches = sizes.batches()
+    training_output = sae.training_output if compiler is None else compiled(sae.training_output, compiler)
 
     def step() -> None:
         x_BD = batches()
-        sae.training_output(x_BD, x_BD).loss.backward()
+        training_output(x_BD, x_BD).loss.backward()
         sae.project_decoder_gradient()
         optimizer.step()
         sae.project_parameters()
@@ -172,6 +176,11 @@ VARIANTS: dict[str, Callable[[Sizes], Step]] = {
     "ours-relu": lambda sizes: ours(sizes, "relu"),
     "ours-jumprelu": lambda sizes: ours(sizes, "jumprelu"),
     "ours-gated": lambda sizes: ours(sizes, "gated"),
+    **{f"ours-{name}-static": partial(ours, architecture=name, shapes="static") for name in COMPILED},
+    **{
+        f"ours-{name}-compiled": partial(ours, architecture=name, shapes="static", compiler="inductor")
+        for name in COMPILED
+    },
     "saelens-relu": lambda sizes: saelens(sizes, "standard"),
     "saelens-jumprelu": lambda sizes: saelens(sizes, "jumprelu"),
     "saelens-gated": lambda sizes: saelens(sizes, "gated"),

@@ -71,6 +71,7 @@ class TrainerSettings:
     progress: bool
     validate_every_steps: int | None = None  # null: never
     validation_tokens: int = 2048
+    compile: bool = False  # the SAE's step by torch.compile
     matmul_precision: str = neutral("highest", label="matmul precision")  # the one of these that is in the id
 
     @property
@@ -252,6 +253,8 @@ def check(config: RunConfig) -> None:
         raise InputError("data.batch_size", config.data.batch_size, valid)
     if config.trainer.shard_latents:
         _check_shards(config)
+    if config.trainer.compile:
+        _check_compile(config)
     for key in ("log_every_steps", "checkpoint_every_steps"):
         checks.count(f"trainer.{key}", getattr(config.trainer, key))
     for key in ("validate_every_steps", "validation_tokens"):
@@ -279,6 +282,14 @@ def _check_shards(config: RunConfig) -> None:
         sae.check_shards()
     else:
         SAESettings.check_shards(sae)  # of a part of the latents nobody has told an architecture of a user's own
+
+
+def _check_compile(config: RunConfig) -> None:
+    """Sizes that differ from batch to batch would be compiled anew for each."""
+    shapes, device = config.sae.shapes, config.trainer.device
+    if shapes == "dynamic" or (shapes == "auto" and device != "cuda"):
+        valid = "false, or sae.shapes=static beside it (auto is static with trainer.device=cuda)"
+        raise InputError("trainer.compile", True, valid)
 
 
 def check_measuring(config: RunConfig) -> None:

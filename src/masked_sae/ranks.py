@@ -60,7 +60,8 @@ class Ranks:
         if self.is_alone:
             return rows
         found = rows.new_empty(len(rows) * self.count, *rows.shape[1:])
-        dist.all_gather_single(found, rows.contiguous(), group=self.group)
+        own = rows.contiguous()
+        dist.all_gather_into_tensor(found, own, group=self.group)  # pyright: ignore[reportDeprecated]  # torch 2.6 has it
         return found
 
     def from_first(self, tensor: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ ELSEWHERE = {
     "lm.name", "lm.revision", "data.source", "data.path", "data.column", "data.name", "data.split", "data.revision",
     "init_from", "output_dir", "data.store_dir", "data.cache_dir", "eval.cache_dir",
     "detach", "lm.micro_batch_size", "trainer.device", "trainer.threads", "trainer.devices", "trainer.nodes",
-    "trainer.shard_latents",
+    "trainer.shard_latents", "trainer.compile",
     "plan", "plan_measure", "plan_tflops", "plan_utilization", "plan_json",
 }  # fmt: skip
 ANOTHER = {"sae.architecture": "sae=topk"}  # not by its key

@@ -91,6 +91,7 @@ SIDES = {
     "trainer.devices": OUT,
     "trainer.nodes": OUT,
     "trainer.shard_latents": OUT,
+    "trainer.compile": OUT,
     "trainer.matmul_precision": IN,
     "trainer.log_every_steps": OUT,
     "trainer.checkpoint_every_steps": OUT,
@@ -164,5 +165,6 @@ EXCEPTED = (
     "trainer.devices",
     "trainer.nodes",
     "trainer.shard_latents",
+    "trainer.compile",
     *PLANNING,
 )

@@ -40,12 +40,17 @@ def make_sae(architecture: str, **options: Any) -> SAE:
 
 
 def make_training(
-    architecture: str, masks: Masks = MASKS, device: str = "cpu", dtype: torch.dtype = torch.float64, **options: Any
+    architecture: str,
+    masks: Masks = MASKS,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    compiler: str | None = None,
+    **options: Any,
 ) -> SAETraining:
     """In float64, in which round-off chooses no latent."""
     sae = make_sae(architecture, compute_dtype=dtype, **options).to(device, dtype)
     schedule = Schedule(3e-3, warmup_steps=3, decay_fraction=0.2, steps=STEPS)
-    return SAETraining(sae, schedule, masks, penalty_warmup_steps=5, gradient_clip=1.0)
+    return SAETraining(sae, schedule, masks, penalty_warmup_steps=5, gradient_clip=1.0, compiler=compiler)
 
 
 def make_batch(step: int, device: str = "cpu", dtype: torch.dtype = torch.float64) -> Batch:

@@ -64,3 +64,10 @@ def test_others_go_on_from_where_one_is(two: Processes, architecture: str) -> No
     expected = alone(architecture)
     for found in two.call("begin_elsewhere", architecture, STEPS // 2):
         assert_same(found, {"weights": expected["weights"], "step": STEPS})
+
+
+@every_architecture
+def test_what_is_compiled_is_divided_likewise(two: Processes, architecture: str) -> None:
+    expected = alone(architecture, shapes="static")
+    for found in two.call("train", architecture, STEPS, {"shapes": "static", "compiler": "aot_eager"}):
+        assert_same(found, expected)

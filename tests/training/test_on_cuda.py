@@ -15,6 +15,7 @@ from masked_sae.runs.run import make_run
 from masked_sae.saes import for_inference
 from masked_sae.training.assemble import find_device, load_parts, make_stream
 from masked_sae.training.calibration import calibrated
+from masked_sae.training.compiled import COMPILER
 from masked_sae.training.threads import matmul_precision
 from masked_sae.training.train_run import train_run
 from support.architectures import ARCHITECTURES, TOPK_FAMILY, trained
@@ -37,6 +38,14 @@ def test_steps_are_those_of_the_plain_version_on_a_cpu(architecture: str, shapes
     ours = weights_after(make_training(architecture, NO_MASKS, DEVICE, shapes=shapes, **whole), DEVICE)
     for name, tensor in plain.items():
         torch.testing.assert_close(ours[name], tensor, msg=name)
+
+
+@every_architecture
+def test_what_is_compiled_is_the_step(architecture: str) -> None:
+    plain, fused = (make_training(architecture, NO_MASKS, DEVICE, compiler=one) for one in (None, COMPILER))
+    expected = weights_after(plain, DEVICE)
+    for name, tensor in weights_after(fused, DEVICE).items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
 
 
 @pytest.fixture

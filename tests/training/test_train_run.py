@@ -144,6 +144,7 @@ def test_mask_rate_zero_equals_no_mask_bit_for_bit(neox_folder: Path, corpus_fol
         ["sae=p_anneal", "sae.sparsity_warmup_steps=4"],
         ["sae=balanced_matryoshka", "sae.orthogonality=0.3", "sae.orthogonality_chunk=16"],
         ["sae=jumprelu", "mask=latent", "mask.latent.rate=0.5"],
+        ["trainer.compile=true", "sae.shapes=static", "sae=p_anneal", "sae.sparsity_warmup_steps=8"],
         ["sae=gated", "mask.token.rate=0.3", "mask.token.target=clean", "sae.compute_dtype=bfloat16"],
     ],
     ids=lambda overrides: " ".join(overrides),

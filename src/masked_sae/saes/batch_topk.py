@@ -92,5 +92,6 @@ class BatchTopKSAE(TopKFamilySAE):
         smallest = self.shards.least(self.ranks.least(smallest))
         seen = smallest.isfinite()  # a batch without any active latent teaches nothing
         weight = (1 - self.threshold_decay) * seen
-        self.threshold_mean.lerp_(torch.where(seen, smallest, 0.0), weight)
-        self.threshold_weight.lerp_(torch.ones_like(self.threshold_weight), weight)
+        # not in place: what is compiled loses what is written into a scalar of float64
+        self.threshold_mean = self.threshold_mean.lerp(torch.where(seen, smallest, 0.0), weight)
+        self.threshold_weight = self.threshold_weight.lerp(torch.ones_like(self.threshold_weight), weight)

@@ -104,7 +104,9 @@ class PenalizedSAE(SAE):
         """A term of the architecture's own, scalar; 0 where it has none."""
         return target_BD.new_zeros(())
 
-    def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
+    def _step(
+        self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float | Tensor
+    ) -> TrainingOutput:
         """`loss = reconstruction_loss + sparsity_coefficient * sparsity_loss + auxiliary_loss`."""
         pre, support = self._on_support(x_BD, hide_latents)
         latents, penalized = self.activate(pre, support)

@@ -65,32 +65,40 @@ class PAnnealedSAE(ReLUSAE):
     """
 
     strength: Tensor
+    p: Tensor
+    p_before: Tensor
 
     def __init__(self, *args: Any, p_end: float = 0.2, anneal_after: int = 0, **others: Any) -> None:
         super().__init__(*args, **others)
         self.p_end, self.anneal_after = p_end, anneal_after
-        self.p = self.p_before = 1.0
         self.register_buffer("strength", torch.ones(()))
+        for name in ("p", "p_before"):  # tensors, as numbers are constants to what is compiled
+            self.register_buffer(name, torch.ones((), dtype=torch.float64), persistent=False)
+        self.is_annealed = self.p_falls = False
 
     def begin_step(self, step: int, steps: int, draws: Draws) -> None:
-        self.p_before, self.p = self._p_at(step - 1, steps), self._p_at(step, steps)
+        before, now = self._p_at(step - 1, steps), self._p_at(step, steps)
+        self.is_annealed, self.p_falls = now < 1, now < before
+        self.p_before.fill_(before)
+        self.p.fill_(now)
 
     def _p_at(self, step: int, steps: int) -> float:
         share = (step - self.anneal_after) / max(1, steps - 1 - self.anneal_after)
         return 1 - (1 - self.p_end) * min(1.0, max(0.0, share))
 
     def penalty(self, penalized: Tensor) -> Tensor:
-        price = powers(penalized, self.p).sum()
-        if self.training and self.p != self.p_before:
+        price = (powers(penalized, self.p) if self.is_annealed else penalized).sum()
+        if self.training and self.p_falls:
             self._go_on_as_strong(powers(penalized.detach(), self.p_before).sum(), price.detach())
         return self.strength * price
 
     @torch.no_grad()
     def _go_on_as_strong(self, before: Tensor, now: Tensor) -> None:
         before, now = self.shards.sum(self.ranks.sum(torch.stack([before, now])))
-        self.strength.mul_(torch.where(now > 0, before / now, 1.0))  # where none is active nothing is learned
+        factor = torch.where(now > 0, before / now, 1.0)  # where none is active nothing is learned
+        self.strength = self.strength * factor  # not in place, as in `batch_topk.py`
 
 
-def powers(f: Tensor, p: float) -> Tensor:
+def powers(f: Tensor, p: Tensor) -> Tensor:
     """`f^p` of numbers from 0 on, with a slope that has a bound."""
-    return f if p == 1 else torch.where(f > SMALL, f.clamp_min(SMALL).pow(p), f * SMALL ** (p - 1))
+    return torch.where(f > SMALL, f.clamp_min(SMALL).pow(p), f * SMALL ** (p - 1))

@@ -186,7 +186,7 @@ class SAE(nn.Module, ABC):
         x_BD: Tensor,
         target_BD: Tensor,
         hide_latents: HideLatents | None = None,
-        penalty_share: float = 1.0,
+        penalty_share: float | Tensor = 1.0,
     ) -> TrainingOutput:
         """Losses on one batch; counts, for every latent, how long it has been silent.
 
@@ -203,7 +203,9 @@ class SAE(nn.Module, ABC):
         return replace(output, l0=l0, dead=dead)
 
     @abstractmethod
-    def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
+    def _step(
+        self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float | Tensor
+    ) -> TrainingOutput:
         """See `training_output`."""
 
     def decode(self, f_BF: Tensor) -> Tensor:

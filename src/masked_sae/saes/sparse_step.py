@@ -204,7 +204,19 @@ def sparse_loss(
 
 def products_at(starts: Tensor, latents_A: Tensor, grad_SD: Tensor, W_dec_FD: Tensor) -> Tensor:
     """`grad W_dec^T` at the places of a CSR pattern, `starts` of rows and `latents`: their gradients, (A,)."""
+    if torch.compiler.is_compiling():  # which takes no sparse tensors
+        return _products_at(starts, latents_A, grad_SD, W_dec_FD)
     shape = (len(grad_SD), len(W_dec_FD))
     zeros_A = grad_SD.new_zeros(len(latents_A))
     pattern_SF = torch.sparse_csr_tensor(starts, latents_A, zeros_A, shape, check_invariants=False)
     return torch.sparse.sampled_addmm(pattern_SF, grad_SD, W_dec_FD.T).values()
+
+
+@torch.library.custom_op("masked_sae::products_at", mutates_args=())
+def _products_at(starts: Tensor, latents_A: Tensor, grad_SD: Tensor, W_dec_FD: Tensor) -> Tensor:
+    return products_at(starts, latents_A, grad_SD, W_dec_FD)
+
+
+@_products_at.register_fake
+def _(starts: Tensor, latents_A: Tensor, grad_SD: Tensor, W_dec_FD: Tensor) -> Tensor:
+    return grad_SD.new_empty(latents_A.shape)

@@ -159,7 +159,9 @@ class TopKFamilySAE(SAE):
             self.learn_from(f_BF.detach())
         return f_BF
 
-    def _step(self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float) -> TrainingOutput:
+    def _step(
+        self, x_BD: Tensor, target_BD: Tensor, hide_latents: HideLatents, penalty_share: float | Tensor
+    ) -> TrainingOutput:
         """`loss = reconstruction_loss + aux_coefficient * auxiliary_loss + orthogonality * orthogonality_loss`."""
         step = self._reference_step if self.reference else self._sparse_step
         output = step(x_BD, target_BD, hide_latents)

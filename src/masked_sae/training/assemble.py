@@ -22,6 +22,7 @@ from masked_sae.runs.run import Inputs, Run, find_inputs_of
 from masked_sae.saes.settings import SAESettings
 from masked_sae.text.corpus import token_store
 from masked_sae.text.tokenizer import special_tokens
+from masked_sae.training.compiled import COMPILER
 from masked_sae.training.memory import refuse_too_large
 from masked_sae.training.optimizers import refuse_unusable
 from masked_sae.training.sae_training import SAETraining
@@ -200,6 +201,7 @@ def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatisti
         steps=parts.plan.steps,
         seed=config.seed,
         device=torch.device("cpu") if config.trainer.shard_latents else parts.device,
+        compiler=COMPILER if config.trainer.compile else None,
     )
 
 
@@ -212,8 +214,13 @@ def begin_training(
     steps: int,
     seed: int,
     device: torch.device,
+    compiler: str | None = None,
 ) -> SAETraining:
-    """An SAE with its initial weights, ready to be trained; its decoder's bias begins at the activations' mean."""
+    """An SAE with its initial weights, ready to be trained; its decoder's bias begins at the activations' mean.
+
+    Args:
+        compiler: as of `SAETraining`.
+    """
     made = sae.make(len(statistics.mean_D), torch_generator(seed, "initial weights"))
     with torch.no_grad():
         made.b_dec_D.copy_(statistics.mean_D * statistics.scale)
@@ -225,6 +232,7 @@ def begin_training(
         gradient_clip=optim.gradient_clip,
         seed=seed,
         optimizer=optim.name,
+        compiler=compiler,
     )
 
 

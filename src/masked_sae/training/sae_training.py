@@ -15,6 +15,8 @@ from masked_sae.masks.run_masks import Masks
 from masked_sae.randomness import torch_generator
 from masked_sae.ranks import ALONE, Ranks
 from masked_sae.saes import SAE, TrainingOutput
+from masked_sae.saes.sae import HideLatents
+from masked_sae.training.compiled import compiled, left_alone
 from masked_sae.training.gradients import average_gradients, clip_gradients
 from masked_sae.training.optimizers import make_optimizer
 from masked_sae.training.schedule import Schedule, warmed_up
@@ -29,6 +31,7 @@ class SAETraining(nn.Module):
         gradient_clip: of the global norm; 0 for none.
         seed: of what the SAE itself draws.
         optimizer: its name, as `optim.name`.
+        compiler: the backend of `torch.compile` that makes the step up to the gradients; None: nothing is compiled.
 
     Attributes:
         ranks: that every batch is divided among; each has all of the SAE, and the same step leads each to the same
@@ -47,6 +50,7 @@ class SAETraining(nn.Module):
         gradient_clip: float = 0.0,
         seed: int = 0,
         optimizer: str = "adam",
+        compiler: str | None = None,
     ) -> None:
         super().__init__()
         self.ranks: Ranks = ALONE
@@ -54,6 +58,9 @@ class SAETraining(nn.Module):
         self.sae, self.schedule, self.masks = sae, schedule, masks
         self.penalty_warmup_steps, self.gradient_clip, self.seed = penalty_warmup_steps, gradient_clip, seed
         self.optimizer = make_optimizer(optimizer, sae.parameters(), schedule.lr)
+        self._compiled: tuple[Callable[..., TrainingOutput], HideLatents] | None = None
+        if compiler is not None:  # but for masks, which draw anew with every step
+            self._compiled = compiled(sae.training_output, compiler), left_alone(self._mask_latents)
         self.step = 0
         self.output: TrainingOutput | None = None  # of the latest step, for those who measure
         self.masked_share = 0.0
@@ -72,8 +79,7 @@ class SAETraining(nn.Module):
         batch = _of_all_rows(batch, self.sae.shards)
         x_BD = self._mask_inputs(batch.x_BD)
         self.sae.begin_step(self.step, self.schedule.steps, self._draws)
-        penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
-        output = self.sae.training_output(x_BD, batch.target_BD, self._mask_latents, penalty_share)
+        output = self._training_output(x_BD, batch.target_BD)
         self.masked_share = batch.masked_share
         output.loss.backward()  # type: ignore[no-untyped-call]
         average_gradients(self.sae, self.ranks)
@@ -98,6 +104,15 @@ class SAETraining(nn.Module):
                 f"expected a finite number: lower optim.lr={self.schedule.lr:g}, or set optim.gradient_clip"
             )
 
+    def _training_output(self, x_BD: Tensor, target_BD: Tensor) -> TrainingOutput:
+        penalty_share = warmed_up(self.step, self.penalty_warmup_steps)
+        hides = self.masks.hide_latents
+        if self._compiled is None:
+            return self.sae.training_output(x_BD, target_BD, self._mask_latents if hides else None, penalty_share)
+        training_output, mask_latents = self._compiled
+        share = self.sae.b_enc_F.new_full((), penalty_share)  # a number would be a constant, each compiled by itself
+        return training_output(x_BD, target_BD, mask_latents if hides else None, share)
+
     def _draws(self) -> torch.Generator:
         return torch_generator(self.seed, "SAE's step", self.step, self.sae.b_enc_F.device)
 
@@ -108,7 +123,7 @@ class SAETraining(nn.Module):
 
     def _mask_latents(self, pre_BF: Tensor) -> Tensor:
         ranks, dim = (self.ranks, 0) if self.sae.shards.is_alone else (self.sae.shards, 1)
-        if ranks.is_alone or not self.masks.hide_latents:
+        if ranks.is_alone:
             return self.masks.mask_latents(pre_BF, self.step)
         return _within_batch(pre_BF, dim, ranks, lambda whole_BF: self.masks.mask_latents(whole_BF, self.step))
 
