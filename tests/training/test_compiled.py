@@ -9,7 +9,7 @@ from torch import Tensor
 from masked_sae.config import check
 from masked_sae.errors import InputError
 from masked_sae.masks.run_masks import Masks
-from masked_sae.training.compiled import compiled
+from masked_sae.training.compiled import compiled, forget_compiled
 from masked_sae.training.sae_training import SAETraining
 from support.architectures import ARCHITECTURES, TOPK_FAMILY
 from support.composing import compose
@@ -65,6 +65,17 @@ def test_a_step_without_masks_of_latents_is_one_graph(architecture: str) -> None
 @every_architecture
 def test_what_is_compiled_is_the_step(architecture: str) -> None:
     assert_close(trained(architecture, NO_MASKS, "inductor"), trained(architecture, NO_MASKS, None))
+
+
+def test_any_number_of_saes_is_compiled_in_a_process() -> None:
+    graphs: list[int] = []
+    with torch._dynamo.config.patch(accumulated_recompile_limit=3):
+        for _ in range(5):
+            torch._dynamo.utils.counters.clear()
+            make_training("topk", NO_MASKS, shapes="static", compiler="aot_eager").learn(make_batch(0))
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+            forget_compiled()
+    assert graphs == [1] * 5
 
 
 @pytest.mark.parametrize("overrides", [[], ["sae.shapes=dynamic", "trainer.device=cuda"]])

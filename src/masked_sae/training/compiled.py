@@ -45,6 +45,11 @@ def compiled(function: Callable[Given, Made], backend: str) -> Callable[Given, M
     return call
 
 
+def forget_compiled() -> None:
+    """Of SAEs that are trained: of one piece of code torch keeps 256 versions in all, and a process may train more."""
+    torch.compiler.reset()
+
+
 def left_alone(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """The same, as it is where something that is compiled calls it."""
     alone: Any = torch.compiler.disable(function)

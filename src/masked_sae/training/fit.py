@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from masked_sae.activations.stream import ActivationStream
 from masked_sae.config import TrainerSettings
 from masked_sae.ranks import ALONE, Ranks
+from masked_sae.training.compiled import forget_compiled
 from masked_sae.training.datamodule import ActivationDataModule
 from masked_sae.training.member import Member
 from masked_sae.training.module import PackModule
@@ -56,6 +57,8 @@ def fit(
             trainer.fit(module, datamodule=ActivationDataModule(stream, members))
     finally:
         stop.close()
+        if settings.compile:
+            forget_compiled()
 
 
 def _among(ranks: Ranks, nodes: int) -> dict[str, Any]:
