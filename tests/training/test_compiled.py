@@ -1,10 +1,13 @@
 """A step as torch.compile makes it is the step, and nothing is compiled anew on the way."""
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from masked_sae.config import check
 from masked_sae.errors import InputError
@@ -84,6 +87,20 @@ def test_sizes_that_change_are_not_compiled(overrides: list[str]) -> None:
         check(compose(["trainer.compile=true", *overrides]))
     for static in (["sae.shapes=static"], ["trainer.device=cuda"]):
         check(compose(["trainer.compile=true", *static]))
+
+
+@pytest.mark.parametrize("chosen", [None, default_cache_dir(), "another"])
+def test_what_is_compiled_is_kept_among_the_other_caches(
+    chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKED_SAE_CACHE", str(tmp_path / "own"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / chosen))
+    number = random.random()  # nobody has compiled it before
+    compiled(lambda x: torch.sin(x) * number, "inductor")(torch.ones(3))
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == (chosen if chosen == "another" else "own") and any(kept.rglob("*.so"))
 
 
 def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

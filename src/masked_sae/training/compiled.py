@@ -13,6 +13,7 @@ from masked_sae.errors import InputError
 from masked_sae.lm_files import shortened
 
 COMPILER = "inductor"
+_KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
@@ -28,8 +29,7 @@ def compiled(function: Callable[Given, Made], backend: str) -> Callable[Given, M
     """
     if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
         raise InputError("trainer.compile", True, f"false with torch {torch.__version__}, or a newer one")
-    own = Path(os.environ.get("MASKED_SAE_CACHE", ".cache"), "compiled").absolute()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own))  # torch unpickles it; its default lies in /tmp
+    _keep_in_own_folder()
     fused: Callable[Given, Made] = torch.compile(function, backend=backend, isolate_recompiles=True)  # pyright: ignore[reportCallIssue]
 
     @wraps(function)
@@ -54,3 +54,13 @@ def left_alone(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """The same, as it is where something that is compiled calls it."""
     alone: Any = torch.compiler.disable(function)
     return alone  # type: ignore[no-any-return]
+
+
+def _keep_in_own_folder() -> None:
+    """Has torch read what was compiled before, which it unpickles, from where the other caches are, unless somebody has
+    chosen: its own choice lies where others may write. It notes that in the environment as soon as it is read in.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(_KEPT_IN) in (None, default_cache_dir()):
+        os.environ[_KEPT_IN] = str(Path(os.environ.get("MASKED_SAE_CACHE", ".cache"), "compiled").absolute())
