@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# Older versions of torch know it by its former name alone, of which newer ones warn.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor")  # noqa: B009
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -60,8 +63,7 @@ class Ranks:
         if self.is_alone:
             return rows
         found = rows.new_empty(len(rows) * self.count, *rows.shape[1:])
-        own = rows.contiguous()
-        dist.all_gather_into_tensor(found, own, group=self.group)  # pyright: ignore[reportDeprecated]  # torch 2.6 has it
+        _all_gather(found, rows.contiguous(), group=self.group)
         return found
 
     def from_first(self, tensor: Tensor) -> Tensor:
