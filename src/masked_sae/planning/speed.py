@@ -22,7 +22,7 @@ from masked_sae.planning.step import step_flops, steps_of
 from masked_sae.randomness import torch_generator
 from masked_sae.runs.run import Run
 from masked_sae.training.assemble import begin_training, find_device
-from masked_sae.training.compiled import COMPILER
+from masked_sae.training.compiled import compiler_of
 from masked_sae.training.memory import device_of_saes
 from masked_sae.training.threads import DEFAULT_THREADS
 
@@ -180,7 +180,7 @@ def _step_seconds(config: RunConfig, d_in: int, device: torch.device) -> float:
         steps=steps_of(config),
         seed=config.seed,
         device=device,
-        compiler=COMPILER if config.trainer.compile else None,
+        compiler=compiler_of(config.trainer),
     )
     x_BD = torch.randn(config.data.batch_size, d_in, generator=torch_generator(config.seed, "plan")).to(device)
     return _timed(lambda: training.learn(Batch(x_BD, x_BD, 0.0)), device)

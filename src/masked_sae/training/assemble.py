@@ -22,7 +22,7 @@ from masked_sae.runs.run import Inputs, Run, find_inputs_of
 from masked_sae.saes.settings import SAESettings
 from masked_sae.text.corpus import token_store
 from masked_sae.text.tokenizer import special_tokens
-from masked_sae.training.compiled import COMPILER
+from masked_sae.training.compiled import compiler_of
 from masked_sae.training.memory import refuse_too_large
 from masked_sae.training.optimizers import refuse_unusable
 from masked_sae.training.sae_training import SAETraining
@@ -201,7 +201,7 @@ def make_training(run: Run, parts: TrainingParts, statistics: ActivationStatisti
         steps=parts.plan.steps,
         seed=config.seed,
         device=torch.device("cpu") if config.trainer.shard_latents else parts.device,
-        compiler=COMPILER if config.trainer.compile else None,
+        compiler=compiler_of(config.trainer),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from masked_sae.config import TrainerSettings
 from masked_sae.errors import InputError
 from masked_sae.lm_files import shortened
 
@@ -16,6 +17,11 @@ COMPILER = "inductor"
 _KEPT_IN = "TORCHINDUCTOR_CACHE_DIR"
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
+
+
+def compiler_of(trainer: TrainerSettings) -> str | None:
+    """The backend that a run's steps are compiled by, if they are."""
+    return COMPILER if trainer.compile else None
 
 
 def compiled(function: Callable[Given, Made], backend: str) -> Callable[Given, Made]:
